@@ -1,0 +1,151 @@
+/* recipe.h: what an operator wants, as a YAML text of about ten lines (JSON is accepted too).
+ *
+ *   name: gateways            # optional
+ *   mode: balanced            # or type: q4_k, or bpw: 4.5
+ *   method: search            # rtn search awq gptq gptq+awq keep
+ *   base: HEX                 # optional: the digest of the only base it may be used with
+ *   tensors:                  # first match wins; a glob, or a /regular expression/
+ *     - match: "*.attn_v.weight"
+ *       type: q6_k
+ *       method: search
+ *   calibration: {profile: FILE | HEX, texts: [FILE, {language: en, file: FILE}], tokens: 16384, context: 512}
+ *   cache: f16                # q8_0, q4_0
+ *   activations: 8            # 16: keep F32 weights' path; 8: the dynamic rounding of the plugins
+ *   seed: 1
+ *   gates: {dppl_percent: 2, kld_mean: 0.05, top1: 0.9, decode_tok_s: 5, rss_mib: 400, ...}
+ *   rollout: {stages: [10, 50, 100], threshold: 0.2, minimum_sample: 1, deadline_s: 600, trial_s: 30}
+ *
+ * Every key is checked: unknown ones, wrong types and gates that no variant can meet are refused with
+ * FILE:LINE: expectation.
+ */
+#ifndef RECIPE_H
+#define RECIPE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "compress/fault.h"
+#include "hal/hal.h"
+
+enum {
+    RECIPE_BYTES_MAX = 1 << 18,
+    RECIPE_RULES_MAX = 64,
+    RECIPE_TEXTS_MAX = 64,
+    RECIPE_STAGES_MAX = 16,
+    RECIPE_STRING_MAX = 256,
+    RECIPE_NAME_MAX = 64
+};
+
+/* Numbers are stored and sent: never renumbered. */
+enum recipe_goal {
+    RECIPE_ACCURACY = 1,
+    RECIPE_BALANCED = 2,
+    RECIPE_COMPRESSION = 3,
+    RECIPE_TYPE = 4, /* one type for every quantisable tensor that no rule names */
+    RECIPE_BPW = 5   /* bits allocated by measured error until the file has this many per weight */
+};
+
+enum recipe_method {
+    RECIPE_RTN = 0,
+    RECIPE_SEARCH = 1,
+    RECIPE_AWQ = 2,
+    RECIPE_GPTQ = 3,
+    RECIPE_GPTQ_AWQ = 4,
+    RECIPE_KEEP = 5 /* the bytes of the base, or F32/F16/BF16 conversion */
+};
+
+enum recipe_gate {
+    RECIPE_DPPL_PERCENT = 0,    /* at most: 100 * (PPL / PPL of the base - 1) */
+    RECIPE_KLD_MEAN = 1,        /* at most, nats per token */
+    RECIPE_KLD_P99 = 2,         /* at most */
+    RECIPE_TOP1 = 3,            /* at least, fraction of equal argmax */
+    RECIPE_DECODE_TOK_S = 4,    /* at least */
+    RECIPE_PREFILL_TOK_S = 5,   /* at least */
+    RECIPE_RSS_MIB = 6,         /* at most */
+    RECIPE_FILE_MIB = 7,        /* at most */
+    RECIPE_WORST_DPPL_PERCENT = 8, /* at most, of the worst language */
+    RECIPE_WORST_KLD_MEAN = 9,  /* at most, of the worst language */
+    RECIPE_ENERGY_MJ_TOKEN = 10, /* at most, where the platform counts energy */
+    RECIPE_GATES = 11
+};
+
+struct recipe_gates {
+    uint32_t present; /* bit (1 << enum recipe_gate) */
+    double limit[RECIPE_GATES];
+};
+
+struct recipe_rule {
+    char match[RECIPE_STRING_MAX]; /* glob, or /regex/ */
+    uint32_t type;                 /* enum hal_type, RECIPE_UNSET if the rule leaves it */
+    uint32_t method;               /* enum recipe_method, RECIPE_UNSET if the rule leaves it */
+};
+
+#define RECIPE_UNSET UINT32_MAX
+
+struct recipe_text {
+    char language[16]; /* "" when not given */
+    char path[RECIPE_STRING_MAX];
+};
+
+struct recipe_rollout {
+    uint32_t stages;
+    double stage_percent[RECIPE_STAGES_MAX]; /* ascending, the last one 100 */
+    double threshold;        /* failed fraction above which the rollout halts */
+    uint32_t minimum_sample; /* devices that must have answered before the threshold counts */
+    uint32_t deadline_s;     /* silence longer than this is a failure */
+    uint32_t trial_s;        /* trial of a device before it commits */
+    uint32_t approvals;      /* operators that must approve; 0: none */
+    bool revert;             /* revert committed devices when it halts */
+};
+
+struct recipe {
+    char name[RECIPE_NAME_MAX];
+    char base_sha256[65]; /* "" when any base will do */
+    uint32_t goal;        /* enum recipe_goal */
+    uint32_t type;        /* for RECIPE_TYPE */
+    double bpw;           /* for RECIPE_BPW */
+    uint32_t method;      /* enum recipe_method */
+    uint32_t rules;
+    struct recipe_rule rule[RECIPE_RULES_MAX];
+    char profile[RECIPE_STRING_MAX]; /* file, or digest in hex; "" when none */
+    uint32_t texts;
+    struct recipe_text text[RECIPE_TEXTS_MAX];
+    uint64_t tokens;  /* per language, 0: all */
+    uint32_t context; /* 0: default */
+    uint32_t cache_type;      /* HAL_F16, HAL_Q8_0 or HAL_Q4_0 */
+    uint32_t activation_bits; /* 8 or 16 */
+    uint64_t seed;
+    struct recipe_gates gates;
+    struct recipe_rollout rollout;
+};
+
+/* A recipe with every default: balanced, search, cache F16, no gates, one stage. */
+void recipe_default(struct recipe *out);
+
+/* Parse. file names the source in messages. Errors: ERR_FORMAT (fault says where and what was expected),
+ * ERR_MEMORY; *out is unchanged then. Any thread. */
+NODISCARD enum err recipe_parse(const char *file, const char *text, size_t bytes, struct recipe *out,
+                                struct fault *f);
+NODISCARD enum err recipe_load(const char *path, struct recipe *out, struct fault *f);
+
+/* Write as canonical YAML that recipe_parse reads back to an equal recipe; needs room for the
+ * terminator. Errors: ERR_FULL. */
+NODISCARD enum err recipe_print(const struct recipe *r, char *out, size_t capacity);
+
+/* Names as recipes write them; parse gives RECIPE_UNSET for an unknown one. */
+const char *recipe_method_name(uint32_t method);
+uint32_t recipe_method_parse(const char *name);
+const char *recipe_goal_name(uint32_t goal);
+const char *recipe_gate_name(uint32_t gate);
+
+/* true when the limit is a lower one (top1, *_tok_s) */
+bool recipe_gate_is_minimum(uint32_t gate);
+
+/* Does a measured value keep the limit? true when the gate is not present. NaN never passes. */
+bool recipe_gate_passes(const struct recipe_gates *g, uint32_t gate, double value);
+
+/* Does a rule's match fit a tensor's name? Globs know * and ?; /regex/ is PCRE, unanchored. */
+bool recipe_rule_matches(const struct recipe_rule *rule, const char *name);
+
+#endif
