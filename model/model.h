@@ -1,0 +1,105 @@
+/* model.h: a transformer on an engine: open it from GGUF, step a batch of sequences, read logits.
+ *
+ * Weights are copied into the engine row range by row range and the mapped pages dropped, so that one
+ * copy stays resident. Everything a step needs is made by model_open: a step allocates nothing.
+ * A sequence is a text in the making; its keys and values live in cache pages that it owns or shares.
+ * Threads: one caller per engine at a time.
+ */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+
+#include "model/gguf.h"
+#include "protocol/err.h"
+
+struct engine; /* hal/engine.h */
+struct model;
+
+/* Zero means the default in every field. */
+struct model_options {
+    uint32_t context;   /* positions of one sequence at most; default: as trained, at most 4096 */
+    uint32_t sequences; /* sequences alive at once; default 1 */
+    uint32_t slots;     /* cache positions of all sequences together; default context * sequences */
+    uint32_t batch;     /* tokens in one step at most; default 512, at most the slots */
+    uint32_t head_rows; /* rows of logits computed at once; default max(sequences, 16) */
+    uint32_t cache_k;   /* HAL_F16 (default), HAL_Q8_0 or HAL_Q4_0 */
+    uint32_t cache_v;
+    void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes); /* of loading; or NULL */
+    void *progress_context;
+};
+
+/* What was opened. Bytes are of the engine's memory. */
+struct model_info {
+    char architecture[32];
+    uint32_t layers;
+    uint32_t width; /* of the residual stream */
+    uint32_t heads;
+    uint32_t kv_heads;
+    uint32_t vocabulary;
+    uint32_t context_trained;
+    uint32_t context;
+    uint32_t sequences;
+    uint32_t slots;
+    uint32_t batch;
+    uint32_t head_rows;
+    uint64_t parameters;
+    uint64_t weight_bytes;
+    uint64_t cache_bytes;
+    uint64_t arena_bytes;
+};
+
+/* g is borrowed for the call, e until model_close. Errors: ERR_UNSUPPORTED (architecture or type),
+ * ERR_FORMAT (key or tensor missing or of another shape), ERR_ARGUMENT (options), ERR_MEMORY,
+ * ERR_DEVICE; reason names the key or tensor. */
+NODISCARD enum err model_open(const struct gguf *g, struct engine *e, const struct model_options *options,
+                              struct model **out, char reason[GGUF_REASON_BYTES]);
+void model_close(struct model *m); /* NULL is allowed */
+
+const struct model_info *model_info(const struct model *m);
+
+/* Tokens to append to one sequence in a step; logits are wanted for the last `outputs` of them. */
+struct model_run {
+    uint32_t sequence;
+    uint32_t outputs; /* 0 .. count */
+    uint32_t count;
+    const uint32_t *tokens; /* [count] */
+};
+
+/* Run all tokens of all runs together: at most `batch` of them; each sequence at most once.
+ * Rows of output are numbered run by run, token by token.
+ * Errors: ERR_ARGUMENT (token, sequence or counts out of range), ERR_FULL (context or cache pages
+ * spent: nothing was done), ERR_DEVICE (the runs' sequences must be cleared). */
+NODISCARD enum err model_step(struct model *m, const struct model_run *runs, uint32_t count);
+
+/* Logits of output rows [row, row + rows) of the last step, rows <= head_rows: [rows, vocabulary], the
+ * model's memory, valid until the next call. Errors: ERR_ARGUMENT, ERR_DEVICE. */
+NODISCARD enum err model_logits(struct model *m, uint32_t row, uint32_t rows, const float **out);
+
+/* Append a long run in steps of at most `batch` tokens; logits of the last token are then row 0. */
+NODISCARD enum err model_prefill(struct model *m, uint32_t sequence, const uint32_t *tokens,
+                                 uint32_t count);
+
+uint32_t model_length(const struct model *m, uint32_t sequence); /* tokens in it */
+uint32_t model_free_slots(const struct model *m);                /* positions that could be added now */
+/* Forget all but the first `length` tokens; more than there are is no change. */
+void model_truncate(struct model *m, uint32_t sequence, uint32_t length);
+/* Begin sequence `to` (cleared first) with the first tokens of `from`, sharing whole cache pages;
+ * returns how many it now holds: a multiple of the page size, at most length. */
+uint32_t model_share(struct model *m, uint32_t to, uint32_t from, uint32_t length);
+
+/* Watch the F32 input x[rows, cols] of every linear, named by its weight tensor; part is the expert in
+ * a mixture, else 0. x is valid during the call. For calibration; costs one copy per linear. */
+struct model_observer {
+    void (*linear)(void *context, const char *tensor, uint32_t part, const float *x, uint32_t rows,
+                   uint32_t cols);
+    void *context;
+};
+
+/* NULL stops. The observer is copied. Errors: ERR_MEMORY. */
+NODISCARD enum err model_observe(struct model *m, const struct model_observer *observer);
+
+#endif
