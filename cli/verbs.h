@@ -1,0 +1,16 @@
+/* verbs.h: the verbs of tare, in the order of its help. One line each: VERB(name) stands for the
+ * `const struct cli_verb cli_<name>` that cli/<name>.c exports. */
+#ifndef VERBS_H
+#define VERBS_H
+
+#include "cli/cli.h"
+
+/* clang-format off */
+#define VERBS(VERB) \
+    /* VERB(inspect) */
+/* clang-format on */
+
+#define VERBS_DECLARE(name) extern const struct cli_verb cli_##name;
+VERBS(VERBS_DECLARE)
+
+#endif
