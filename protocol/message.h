@@ -275,6 +275,10 @@ struct message_plan {
     struct message_tensor *tensor; /* the caller's array: read by encode, filled by decode */
     uint32_t tensors;
     uint32_t tensors_max; /* of the array, for decode */
+    /* What the device derives by: the bytes of compress/plan.h's plan_encode, opaque here. Controllers
+     * always send it; the tensor list above is then empty. Its base and variant digests must equal
+     * the ones in this message. */
+    struct message_blob derivation;
     struct message_gates gates;
     uint8_t variant[32]; /* predicted digest; zero when the method does not allow it */
     uint64_t variant_bytes;
