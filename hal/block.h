@@ -2,6 +2,11 @@
  *
  * Pure functions of bytes; no allocation, any thread. Source: reference tables of the GGUF format
  * (ggml's public header describes the structs); layouts are checked by tests/hal/block_test.c.
+ *
+ * HAL_NF4, private: 256 values in 136 bytes, 4.25 bpw, the absmax of each 64 quantised a second time:
+ *   d f16 @0, m f16 @2, int8 s[4] @4, qs[128] @8. Group g = i / 64 has scale m + d * s[g] (absmax / 127);
+ *   element i is a nibble of byte 16 * (i / 32) + i % 16 of qs, the low one if i % 32 < 16: an index
+ *   into block_table(HAL_NF4).
  */
 #ifndef BLOCK_H
 #define BLOCK_H
@@ -47,6 +52,37 @@ struct block_codes {
  * Errors: ERR_ARGUMENT for a type without codes. */
 NODISCARD enum err block_unpack(uint32_t type, const void *block, struct block_codes *out);
 NODISCARD enum err block_pack(uint32_t type, const struct block_codes *codes, void *block);
+
+/* The stored scales of one block, before they are multiplied out:
+ *   Q4_0 Q5_0 Q8_0 IQ4_NL   scale = d
+ *   Q4_1 Q5_1               scale = d, minimum = -m, the bits of m in dmin
+ *   Q2_K Q4_K Q5_K          scale[g] = d * s[g], minimum[g] = dmin * m[g]; s, m < 16 (Q2_K) or < 64
+ *   Q3_K IQ4_XS             scale[g] = d * s[g]; s in -32..31
+ *   Q6_K                    scale[g] = d * s[g]; s in -128..127
+ *   NF4                     scale[g] = dmin + d * s[g]; s in -128..127
+ * d and dmin are binary16 bits; products and sums are single F32 operations. */
+struct block_scales {
+    uint16_t d;
+    uint16_t dmin;
+    int8_t s[BLOCK_GROUPS_MAX];
+    uint8_t m[BLOCK_GROUPS_MAX];
+};
+
+/* Read and write them in a block, leaving the codes alone. Errors: ERR_ARGUMENT as above. */
+NODISCARD enum err block_get_scales(uint32_t type, const void *block, struct block_scales *out);
+NODISCARD enum err block_put_scales(uint32_t type, const struct block_scales *scales, void *block);
+
+/* Multiply them out: scale and minimum, one per group. */
+NODISCARD enum err block_multiply_scales(uint32_t type, const struct block_scales *scales,
+                                         float *scale, float *minimum);
+
+/* The codes alone: [values] of the block; put leaves the scales. Errors: ERR_ARGUMENT. */
+NODISCARD enum err block_get_codes(uint32_t type, const void *block, uint8_t *code);
+NODISCARD enum err block_put_codes(uint32_t type, const uint8_t *code, void *block);
+
+/* The levels of all codes of a table format (IQ4_NL, IQ4_XS, NF4), ascending integers; NULL for the
+ * others. NF4 (arXiv:2305.14314) is kept in 127ths, rounded, so that integer dot products are exact. */
+const int8_t *block_table(uint32_t type);
 
 /* The value of a code before scaling: code - code_zero, or the format's table entry. */
 float block_level(uint32_t type, uint32_t code);
