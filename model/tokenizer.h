@@ -51,7 +51,7 @@ struct gguf_text tokenizer_chat_template(const struct tokenizer *t);
 /* text[bytes], any bytes, to tokens[capacity]; *count gets how many there are.
  *   special  add the tokens that the model wants around a text (BOS, EOS, CLS, SEP)
  *   markup   recognise control tokens spelt out in the text; without it "<s>" is plain characters
- * Errors: ERR_FULL (*count says how many are needed; bytes + 4 always suffice), ERR_MEMORY. */
+ * Errors: ERR_FULL (*count says how many are needed; 3 * bytes + 8 always suffice), ERR_MEMORY. */
 NODISCARD enum err tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes,
                                     bool special, bool markup, uint32_t *tokens, size_t capacity,
                                     size_t *count);

@@ -1,0 +1,248 @@
+/* tokenizer_text.c: encode around special tokens, decode, and the stream that keeps characters whole. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/tokenizer_kind.h"
+
+/* A piece of the text, or one special token found in it. */
+struct fragment {
+    size_t start;
+    size_t bytes;
+    uint32_t token; /* TOKENIZER_NONE: plain text */
+};
+
+struct fragments {
+    struct fragment *at;
+    size_t count, room;
+};
+
+static enum err push(struct fragments *f, size_t start, size_t bytes, uint32_t token)
+{
+    if (bytes == 0 && token == TOKENIZER_NONE)
+        return ERR_NONE;
+    if (f->count == f->room) {
+        const size_t room = f->room * 2 + 16;
+        struct fragment *at = realloc(f->at, room * sizeof *at);
+        if (!at)
+            return ERR_MEMORY;
+        f->at = at;
+        f->room = room;
+    }
+    f->at[f->count++] = (struct fragment){start, bytes, token};
+    return ERR_NONE;
+}
+
+static bool is_space(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+/* Cut every occurrence of one special token out of the plain fragments. */
+static enum err cut(const struct tokenizer *t, const char *text, uint32_t index,
+                    const struct fragments *from, struct fragments *to)
+{
+    const uint32_t token = t->special[index];
+    const struct gguf_text s = tokenizer_spelling(t, token);
+    enum err e = ERR_NONE;
+    to->count = 0;
+    for (size_t i = 0; i < from->count && !e; i++) {
+        struct fragment f = from->at[i];
+        const char *hit;
+        while (!e && f.token == TOKENIZER_NONE &&
+               (hit = memmem(text + f.start, f.bytes, s.text, s.bytes)) != NULL) {
+            const size_t at = (size_t)(hit - text);
+            size_t before = at - f.start, after = at + s.bytes;
+            while ((t->strips[index] & 1) && before > 0 && is_space(text[f.start + before - 1]))
+                before--;
+            while ((t->strips[index] & 2) && after < f.start + f.bytes && is_space(text[after]))
+                after++;
+            e = push(to, f.start, before, TOKENIZER_NONE);
+            if (!e)
+                e = push(to, at, s.bytes, token);
+            f.bytes -= after - f.start;
+            f.start = after;
+        }
+        if (!e)
+            e = push(to, f.start, f.bytes, f.token);
+    }
+    return e;
+}
+
+static enum err split(const struct tokenizer *t, const char *text, size_t bytes, bool markup,
+                      struct fragments *out)
+{
+    struct fragments other = {0};
+    enum err e = push(out, 0, bytes, TOKENIZER_NONE);
+    for (uint32_t i = 0; i < t->specials && !e; i++) {
+        const struct gguf_text s = tokenizer_spelling(t, t->special[i]);
+        if ((!markup && t->class[t->special[i]] != TOKENIZER_USER) ||
+            !memmem(text, bytes, s.text, s.bytes))
+            continue;
+        e = cut(t, text, i, out, &other);
+        const struct fragments swapped = *out;
+        *out = other;
+        other = swapped;
+    }
+    free(other.at);
+    return e;
+}
+
+enum err tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes, bool special,
+                          bool markup, uint32_t *tokens, size_t capacity, size_t *count)
+{
+    struct tokenizer_sink sink = {tokens, capacity, 0};
+    struct fragments fragments = {0};
+    enum err e = split(t, text, bytes, markup, &fragments);
+    bool starts = true;
+    if (special && t->adds_bos)
+        tokenizer_sink_put(&sink, t->bos);
+    for (size_t i = 0; i < fragments.count && !e; i++) {
+        const struct fragment *f = &fragments.at[i];
+        if (f->token != TOKENIZER_NONE)
+            tokenizer_sink_put(&sink, f->token);
+        else
+            e = t->kind->encode(t, text + f->start, f->bytes, starts, &sink);
+        starts = f->token != TOKENIZER_NONE;
+    }
+    free(fragments.at);
+    if (special && t->adds_eos)
+        tokenizer_sink_put(&sink, t->eos);
+    if (special && t->adds_sep && t->separator != TOKENIZER_NONE)
+        tokenizer_sink_put(&sink, t->separator);
+    *count = sink.count;
+    return !e && sink.count > capacity ? ERR_FULL : e;
+}
+
+static size_t piece(const struct tokenizer *t, uint32_t token, bool shows_special, char *out)
+{
+    const uint8_t class = t->class[token];
+    if ((class == TOKENIZER_CONTROL || class == TOKENIZER_UNKNOWN) && !shows_special)
+        return 0;
+    if (class == TOKENIZER_NORMAL || class == TOKENIZER_BYTE)
+        return t->kind->piece(t, token, out);
+    const struct gguf_text s = tokenizer_spelling(t, token);
+    memcpy(out, s.text, s.bytes);
+    return s.bytes;
+}
+
+enum err tokenizer_piece(const struct tokenizer *t, uint32_t token, bool shows_special, char *out,
+                         size_t capacity, size_t *bytes)
+{
+    if (token >= t->vocabulary)
+        return ERR_ARGUMENT;
+    if (tokenizer_spelling(t, token).bytes > capacity)
+        return ERR_FULL;
+    *bytes = piece(t, token, shows_special, out);
+    return ERR_NONE;
+}
+
+/* Length of the character at p[bytes]: 0 when more bytes are needed, -1 when it is no UTF-8 (RFC 3629). */
+static int character(const uint8_t *p, size_t bytes)
+{
+    const uint8_t lead = p[0];
+    if (lead < 0x80)
+        return 1;
+    if (lead < 0xc2 || lead > 0xf4)
+        return -1;
+    const int length = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    for (int i = 1; i < length; i++) {
+        if ((size_t)i >= bytes)
+            return 0;
+        uint8_t low = 0x80, high = 0xbf;
+        if (i == 1) {
+            low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
+            high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+        }
+        if (p[i] < low || p[i] > high)
+            return -1;
+    }
+    return length;
+}
+
+void tokenizer_stream_start(struct tokenizer_stream *s, bool continues, bool shows_special)
+{
+    *s = (struct tokenizer_stream){.started = continues, .shows_special = shows_special};
+}
+
+static size_t put_replacement(char *out)
+{
+    memcpy(out, "\xef\xbf\xbd", 3);
+    return 3;
+}
+
+/* One byte in, the characters that it completes out: at most 3 bytes for each byte held and this one. */
+static size_t feed(struct tokenizer_stream *s, char byte, char *out)
+{
+    size_t used = 0;
+    s->held[s->held_bytes++] = (uint8_t)byte;
+    while (s->held_bytes > 0) {
+        const int length = character(s->held, s->held_bytes);
+        if (length == 0)
+            break;
+        const uint32_t done = length < 0 ? 1 : (uint32_t)length;
+        if (length < 0)
+            used += put_replacement(out + used);
+        else
+            memcpy(out + used, s->held, done), used += done;
+        s->held_bytes -= done;
+        memmove(s->held, s->held + done, s->held_bytes);
+    }
+    return used;
+}
+
+enum err tokenizer_stream_put(const struct tokenizer *t, struct tokenizer_stream *s, uint32_t token,
+                              char *out, size_t capacity, size_t *bytes)
+{
+    if (token >= t->vocabulary)
+        return ERR_ARGUMENT;
+    const size_t room = tokenizer_spelling(t, token).bytes;
+    if (capacity < room * 3 + 16)
+        return ERR_FULL;
+    /* The raw bytes wait at the end of out: what is written never catches up with what is read. */
+    const char *raw = out + capacity - room;
+    size_t count = piece(t, token, s->shows_special, out + capacity - room);
+    if (!s->started && count > 0) {
+        s->started = true;
+        if (t->kind->drops_first_space && t->adds_space_prefix && raw[0] == ' ') {
+            raw++;
+            count--;
+        }
+    }
+    *bytes = 0;
+    for (size_t i = 0; i < count; i++)
+        *bytes += feed(s, raw[i], out + *bytes);
+    return ERR_NONE;
+}
+
+size_t tokenizer_stream_end(struct tokenizer_stream *s, char out[4])
+{
+    const bool has_rest = s->held_bytes > 0;
+    s->held_bytes = 0;
+    return has_rest ? put_replacement(out) : 0;
+}
+
+enum err tokenizer_decode(const struct tokenizer *t, const uint32_t *tokens, size_t count,
+                          bool shows_special, char *out, size_t capacity, size_t *bytes)
+{
+    size_t used = 0;
+    bool is_first = true, fits = true;
+    for (size_t i = 0; i < count; i++) {
+        if (tokens[i] >= t->vocabulary)
+            return ERR_ARGUMENT;
+        const size_t room = tokenizer_spelling(t, tokens[i]).bytes;
+        if (!fits || room > capacity - used) {
+            fits = false;
+            used += room;
+            continue;
+        }
+        size_t n = piece(t, tokens[i], shows_special, out + used);
+        if (is_first && n > 0) {
+            is_first = false;
+            if (t->kind->drops_first_space && t->adds_space_prefix && out[used] == ' ')
+                memmove(out + used, out + used + 1, --n);
+        }
+        used += n;
+    }
+    *bytes = used;
+    return fits ? ERR_NONE : ERR_FULL;
+}
