@@ -1,0 +1,505 @@
+/* ring.c: see ring.h. Commit per append: batches are made by the caller. */
+#include "agent/ring.h"
+
+#include <errno.h>
+#include <lmdb.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "agent/log.h"
+
+enum { KEY_BYTES = 16, SUM_BYTES = 8, FLAG_BYTES = 8, HEAD_BYTES = SUM_BYTES + FLAG_BYTES, COST = 48, TOMB_MAX = 512 };
+
+struct held {
+    enum ring_stream stream;
+    uint64_t seq;
+    size_t size;
+    uint8_t *bytes;
+};
+
+struct ring {
+    struct ring_options options;
+    char path[4096];
+    MDB_env *env; /* NULL: only memory is left */
+    MDB_dbi dbi[RING_STREAMS];
+    uint64_t map_bytes;
+    uint64_t next[RING_STREAMS];
+    uint64_t used[RING_STREAMS]; /* bytes on disk, COST per record included */
+    struct held held[RING_MEMORY_RECORDS]; /* in order; not on disk yet */
+    uint32_t held_count;
+    bool degraded;
+};
+
+static enum err from_lmdb(int rc)
+{
+    switch (rc) {
+    case 0: return ERR_NONE;
+    case MDB_NOTFOUND: return ERR_NOT_FOUND;
+    case MDB_MAP_FULL: return ERR_FULL;
+    case MDB_CORRUPTED:
+    case MDB_INVALID:
+    case MDB_VERSION_MISMATCH:
+    case MDB_PAGE_NOTFOUND: return ERR_FORMAT;
+    case ENOMEM: return ERR_MEMORY;
+    default: return ERR_IO;
+    }
+}
+
+static void make_key(uint8_t key[KEY_BYTES], uint64_t epoch, uint64_t seq)
+{
+    for (int i = 7; i >= 0; i--, epoch >>= 8, seq >>= 8) {
+        key[i] = (uint8_t)epoch;
+        key[8 + i] = (uint8_t)seq;
+    }
+}
+
+static uint64_t get_be(const uint8_t *in)
+{
+    uint64_t v = 0;
+    for (int i = 0; i < 8; i++)
+        v = v << 8 | in[i];
+    return v;
+}
+
+/* Value: checksum[8] of the rest, from[8] (0: a record; else this is the tombstone of [from, seq]), bytes. */
+static void checksum(const uint8_t *value, size_t size, uint8_t out[SUM_BYTES])
+{
+    static const uint8_t key[crypto_shorthash_KEYBYTES] = "tare ring record";
+    crypto_shorthash(out, value + SUM_BYTES, size - SUM_BYTES, key);
+}
+
+static int put_value(struct ring *r, MDB_txn *txn, enum ring_stream s, const uint8_t key[KEY_BYTES], uint64_t from,
+                     const void *bytes, size_t size)
+{
+    MDB_val k = {.mv_size = KEY_BYTES, .mv_data = (void *)(uintptr_t)key}, v = {.mv_size = size + HEAD_BYTES};
+    int rc = mdb_put(txn, r->dbi[s], &k, &v, MDB_RESERVE);
+    if (rc)
+        return rc;
+    uint8_t *out = v.mv_data;
+    memcpy(out + SUM_BYTES, &from, FLAG_BYTES);
+    memcpy(out + HEAD_BYTES, bytes, size);
+    checksum(out, v.mv_size, out);
+    return 0;
+}
+
+static void close_env(struct ring *r)
+{
+    if (r->env)
+        mdb_env_close(r->env);
+    r->env = NULL;
+    memset(r->used, 0, sizeof r->used);
+}
+
+static int count_used(struct ring *r, MDB_txn *txn)
+{
+    for (int s = 0; s < RING_STREAMS; s++) {
+        MDB_cursor *c;
+        MDB_val k, v;
+        int rc = mdb_cursor_open(txn, r->dbi[s], &c);
+        if (rc)
+            return rc;
+        while ((rc = mdb_cursor_get(c, &k, &v, MDB_NEXT)) == 0)
+            r->used[s] += v.mv_size + COST;
+        mdb_cursor_close(c);
+        if (rc != MDB_NOTFOUND)
+            return rc;
+    }
+    return 0;
+}
+
+static enum err open_env(struct ring *r)
+{
+    static const char *const names[RING_STREAMS] = {"tel", "cal"};
+    MDB_txn *txn = NULL;
+    int dead, rc;
+    if (mkdir(r->path, 0700) != 0 && errno != EEXIST)
+        return ERR_IO;
+    if ((rc = mdb_env_create(&r->env)) || (rc = mdb_env_set_mapsize(r->env, r->map_bytes)) ||
+        (rc = mdb_env_set_maxdbs(r->env, RING_STREAMS)) ||
+        (rc = mdb_env_open(r->env, r->path, MDB_NORDAHEAD, 0600)) || (rc = mdb_reader_check(r->env, &dead)) ||
+        (rc = mdb_txn_begin(r->env, NULL, 0, &txn)))
+        goto out;
+    for (int s = 0; s < RING_STREAMS && !rc; s++)
+        rc = mdb_dbi_open(txn, names[s], MDB_CREATE, &r->dbi[s]);
+    if (!rc)
+        rc = count_used(r, txn);
+    if (rc) {
+        mdb_txn_abort(txn);
+        goto out;
+    }
+    rc = mdb_txn_commit(txn);
+out:
+    if (rc)
+        close_env(r);
+    return from_lmdb(rc);
+}
+
+/* A damaged store is set aside, not deleted: someone may want to look. Only the newest is kept. */
+static void set_aside(struct ring *r)
+{
+    char bad[4096 + 8], file[4096 + 32];
+    close_env(r);
+    snprintf(bad, sizeof bad, "%s.bad", r->path);
+    snprintf(file, sizeof file, "%s/data.mdb", bad);
+    remove(file);
+    snprintf(file, sizeof file, "%s/lock.mdb", bad);
+    remove(file);
+    remove(bad);
+    if (rename(r->path, bad) != 0)
+        log_error("ring: the damaged store cannot be set aside: folder=%s: %s", r->path, strerror(errno));
+    else
+        log_warning("ring: a damaged store was set aside: folder=%s", bad);
+}
+
+enum err ring_open(const struct ring_options *options, struct ring **out)
+{
+    if (options->quota_bytes < 1 << 20 || !options->tombstone)
+        return ERR_ARGUMENT;
+    struct ring *r = calloc(1, sizeof *r);
+    if (!r)
+        return ERR_MEMORY;
+    r->options = *options;
+    r->map_bytes = (options->quota_bytes / 2 * 5 + 4095) & ~(uint64_t)4095;
+    for (int s = 0; s < RING_STREAMS; s++)
+        r->next[s] = 1;
+    if (snprintf(r->path, sizeof r->path, "%s/tel", options->folder) >= (int)sizeof r->path) {
+        free(r);
+        return ERR_ARGUMENT;
+    }
+    enum err e = open_env(r);
+    if (e && e != ERR_MEMORY) {
+        set_aside(r);
+        e = open_env(r);
+    }
+    if (e) {
+        log_error("ring: no store, records stay in memory: folder=%s: %s", r->path, err_name(e));
+        r->degraded = true;
+    }
+    *out = r;
+    return ERR_NONE;
+}
+
+void ring_close(struct ring *r)
+{
+    if (!r)
+        return;
+    close_env(r);
+    for (uint32_t i = 0; i < r->held_count; i++)
+        free(r->held[i].bytes);
+    free(r);
+}
+
+static bool has_room(struct ring *r)
+{
+    uint64_t left, total;
+    if (r->options.disk) {
+        if (!r->options.disk(r->options.disk_context, &left, &total))
+            return true;
+    } else {
+        struct statvfs fs;
+        if (statvfs(r->path, &fs) != 0)
+            return true;
+        left = (uint64_t)fs.f_bavail * fs.f_frsize;
+        total = (uint64_t)fs.f_blocks * fs.f_frsize;
+    }
+    return left >= total / 20;
+}
+
+/* Deletes from the oldest on until the stream uses at most `target` bytes, and leaves one tombstone per
+ * epoch touched. */
+static int prune(struct ring *r, MDB_txn *txn, enum ring_stream s, uint64_t target, uint64_t *used)
+{
+    uint64_t epoch = 0, from = 0, to = 0;
+    uint8_t key[KEY_BYTES], tomb[TOMB_MAX];
+    MDB_cursor *c;
+    MDB_val k, v;
+    int rc = mdb_cursor_open(txn, r->dbi[s], &c);
+    if (rc)
+        return rc;
+    while ((rc = mdb_cursor_get(c, &k, &v, MDB_FIRST)) == 0) {
+        uint64_t e = get_be(k.mv_data), seq = get_be((const uint8_t *)k.mv_data + 8), start;
+        if (from && (e != epoch || *used <= target))
+            break;
+        if (*used <= target)
+            break;
+        memcpy(&start, (const uint8_t *)v.mv_data + SUM_BYTES, FLAG_BYTES);
+        if (!from) {
+            epoch = e;
+            from = start ? start : seq;
+        }
+        to = seq;
+        *used -= v.mv_size + COST;
+        if ((rc = mdb_cursor_del(c, 0)))
+            break;
+    }
+    mdb_cursor_close(c);
+    if (rc && rc != MDB_NOTFOUND)
+        return rc;
+    if (!from)
+        return 0;
+    size_t size;
+    if (r->options.tombstone(s, epoch, from, to, tomb, sizeof tomb, &size))
+        return EINVAL;
+    make_key(key, epoch, to);
+    *used += size + HEAD_BYTES + COST;
+    return put_value(r, txn, s, key, from, tomb, size);
+}
+
+/* One transaction: all held records, then the new ones, then the pruning. */
+static int write_all(struct ring *r, enum ring_stream s, const struct ring_record *records, uint32_t count,
+                     uint64_t divide, uint64_t used[RING_STREAMS])
+{
+    MDB_txn *txn;
+    uint8_t key[KEY_BYTES];
+    int rc = mdb_txn_begin(r->env, NULL, 0, &txn);
+    if (rc)
+        return rc;
+    memcpy(used, r->used, sizeof r->used);
+    /* Room first: a map that is full does not even take deletions. */
+    for (int i = 0; i < RING_STREAMS && !rc; i++) {
+        uint64_t quota = r->options.quota_bytes / RING_STREAMS;
+        for (int again = 0; again < 64 && !rc && used[i] > quota / divide; again++)
+            rc = prune(r, txn, (enum ring_stream)i, quota / divide - quota / divide / 8, &used[i]);
+    }
+    for (uint32_t i = 0; i < r->held_count && !rc; i++) {
+        const struct held *h = &r->held[i];
+        make_key(key, r->options.epoch, h->seq);
+        rc = put_value(r, txn, h->stream, key, 0, h->bytes, h->size);
+        used[h->stream] += h->size + HEAD_BYTES + COST;
+    }
+    for (uint32_t i = 0; i < count && !rc; i++) {
+        make_key(key, r->options.epoch, r->next[s] + i);
+        rc = put_value(r, txn, s, key, 0, records[i].bytes, records[i].size);
+        used[s] += records[i].size + HEAD_BYTES + COST;
+    }
+    if (rc) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    return mdb_txn_commit(txn);
+}
+
+static enum err hold(struct ring *r, enum ring_stream s, const struct ring_record *records, uint32_t count)
+{
+    if (r->held_count + count > RING_MEMORY_RECORDS)
+        return ERR_FULL;
+    uint32_t was = r->held_count;
+    for (uint32_t i = 0; i < count; i++) {
+        struct held *h = &r->held[r->held_count];
+        *h = (struct held){.stream = s, .seq = r->next[s] + i, .size = records[i].size};
+        h->bytes = malloc(records[i].size ? records[i].size : 1);
+        if (!h->bytes) {
+            while (r->held_count > was)
+                free(r->held[--r->held_count].bytes);
+            return ERR_MEMORY;
+        }
+        memcpy(h->bytes, records[i].bytes, records[i].size);
+        r->held_count++;
+    }
+    return ERR_NONE;
+}
+
+static enum err write_down(struct ring *r, enum ring_stream s, const struct ring_record *records, uint32_t count)
+{
+    uint64_t used[RING_STREAMS];
+    if (!r->env && open_env(r))
+        return ERR_IO;
+    if (!has_room(r))
+        return ERR_FULL;
+    int rc = write_all(r, s, records, count, 1, used);
+    if (rc == MDB_MAP_FULL) {
+        r->map_bytes += (r->map_bytes / 4 + 4095) & ~(uint64_t)4095;
+        log_warning("ring: the map is full, it grows: bytes=%llu", (unsigned long long)r->map_bytes);
+        rc = mdb_env_set_mapsize(r->env, r->map_bytes);
+        if (!rc)
+            rc = write_all(r, s, records, count, 2, used);
+    }
+    if (rc == MDB_MAP_FULL || from_lmdb(rc) == ERR_FORMAT) {
+        set_aside(r);
+        if (open_env(r))
+            return ERR_IO;
+        rc = write_all(r, s, records, count, 1, used);
+    }
+    if (rc)
+        return from_lmdb(rc);
+    memcpy(r->used, used, sizeof used);
+    for (uint32_t i = 0; i < r->held_count; i++)
+        free(r->held[i].bytes);
+    r->held_count = 0;
+    return ERR_NONE;
+}
+
+enum err ring_append(struct ring *r, enum ring_stream stream, const struct ring_record *records, uint32_t count,
+                     uint64_t *first)
+{
+    if (count == 0)
+        return ERR_ARGUMENT;
+    for (uint32_t i = 0; i < count; i++)
+        if (records[i].size > RING_RECORD_MAX)
+            return ERR_ARGUMENT;
+    enum err e = write_down(r, stream, records, count);
+    if (!e != !r->degraded) {
+        if (e)
+            log_error("ring: the disk does not take records, they stay in memory: %s", err_name(e));
+        else
+            log_info("ring: the disk takes records again");
+        r->degraded = e != ERR_NONE;
+    }
+    if (e && (e = hold(r, stream, records, count)))
+        return e;
+    *first = r->next[stream];
+    r->next[stream] += count;
+    return ERR_NONE;
+}
+
+static bool batch_add(struct ring_batch *b, uint64_t epoch, uint64_t seq, const uint8_t *bytes, size_t size)
+{
+    if (b->count && (epoch != b->epoch || seq != b->first + b->count))
+        return false;
+    if (b->offset[b->count] + size > b->capacity)
+        return false;
+    if (!b->count) {
+        b->epoch = epoch;
+        b->first = seq;
+    }
+    memcpy(b->bytes + b->offset[b->count], bytes, size);
+    b->offset[b->count + 1] = b->offset[b->count] + (uint32_t)size;
+    b->count++;
+    return true;
+}
+
+static int read_disk(struct ring *r, enum ring_stream stream, uint64_t epoch, uint64_t seq, uint32_t max_count,
+                     struct ring_batch *b)
+{
+    uint8_t key[KEY_BYTES];
+    MDB_txn *txn;
+    MDB_cursor *c;
+    int rc = mdb_txn_begin(r->env, NULL, MDB_RDONLY, &txn);
+    if (rc)
+        return rc;
+    rc = mdb_cursor_open(txn, r->dbi[stream], &c);
+    if (!rc) {
+        make_key(key, seq == UINT64_MAX ? epoch + 1 : epoch, seq == UINT64_MAX ? 0 : seq + 1);
+        MDB_val k = {.mv_size = sizeof key, .mv_data = key}, v;
+        rc = mdb_cursor_get(c, &k, &v, MDB_SET_RANGE);
+        while (!rc && b->count < max_count) {
+            uint8_t sum[SUM_BYTES], tomb[TOMB_MAX];
+            uint64_t e = get_be(k.mv_data), n = get_be((const uint8_t *)k.mv_data + 8);
+            const uint8_t *bytes = (const uint8_t *)v.mv_data + HEAD_BYTES;
+            size_t size = v.mv_size - HEAD_BYTES;
+            if (v.mv_size >= HEAD_BYTES)
+                checksum(v.mv_data, v.mv_size, sum);
+            if (v.mv_size < HEAD_BYTES || memcmp(sum, v.mv_data, SUM_BYTES) != 0) {
+                if (r->options.tombstone(stream, e, n, n, tomb, sizeof tomb, &size))
+                    break;
+                bytes = tomb;
+            }
+            if (!batch_add(b, e, n, bytes, size))
+                break;
+            rc = mdb_cursor_get(c, &k, &v, MDB_NEXT);
+        }
+        mdb_cursor_close(c);
+    }
+    mdb_txn_abort(txn);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+enum err ring_read(struct ring *r, enum ring_stream stream, uint64_t epoch, uint64_t seq, uint32_t max_count,
+                   struct ring_batch *batch)
+{
+    batch->count = 0;
+    batch->offset[0] = 0;
+    if (max_count > 1024)
+        max_count = 1024;
+    int rc = r->env ? read_disk(r, stream, epoch, seq, max_count, batch) : 0;
+    for (uint32_t i = 0; i < r->held_count && batch->count < max_count; i++) {
+        const struct held *h = &r->held[i];
+        bool after = r->options.epoch > epoch || (r->options.epoch == epoch && h->seq > seq);
+        if (h->stream == stream && after && !batch_add(batch, r->options.epoch, h->seq, h->bytes, h->size))
+            break;
+    }
+    if (batch->count)
+        return ERR_NONE;
+    return rc ? from_lmdb(rc) : ERR_NOT_FOUND;
+}
+
+static int delete_disk(struct ring *r, enum ring_stream stream, uint64_t epoch, uint64_t seq)
+{
+    uint8_t key[KEY_BYTES];
+    MDB_txn *txn;
+    MDB_cursor *c;
+    MDB_val k, v;
+    uint64_t used = r->used[stream];
+    int rc = mdb_txn_begin(r->env, NULL, 0, &txn);
+    if (rc)
+        return rc;
+    if ((rc = mdb_cursor_open(txn, r->dbi[stream], &c))) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    make_key(key, epoch, 0);
+    for (;;) {
+        k = (MDB_val){.mv_size = sizeof key, .mv_data = key};
+        rc = mdb_cursor_get(c, &k, &v, MDB_SET_RANGE);
+        if (rc || get_be(k.mv_data) != epoch || get_be((const uint8_t *)k.mv_data + 8) > seq)
+            break;
+        used -= v.mv_size + COST;
+        if ((rc = mdb_cursor_del(c, 0)))
+            break;
+    }
+    mdb_cursor_close(c);
+    if (rc && rc != MDB_NOTFOUND) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    rc = mdb_txn_commit(txn);
+    if (!rc)
+        r->used[stream] = used;
+    return rc;
+}
+
+enum err ring_acknowledge(struct ring *r, enum ring_stream stream, uint64_t epoch, uint64_t seq)
+{
+    if (epoch == r->options.epoch) {
+        if (seq >= r->next[stream])
+            return ERR_ARGUMENT;
+        uint32_t kept = 0;
+        for (uint32_t i = 0; i < r->held_count; i++) {
+            if (r->held[i].stream == stream && r->held[i].seq <= seq)
+                free(r->held[i].bytes);
+            else
+                r->held[kept++] = r->held[i];
+        }
+        r->held_count = kept;
+    }
+    return r->env ? from_lmdb(delete_disk(r, stream, epoch, seq)) : ERR_NONE;
+}
+
+uint64_t ring_next_seq(const struct ring *r, enum ring_stream stream)
+{
+    return r->next[stream];
+}
+
+bool ring_is_degraded(const struct ring *r)
+{
+    return r->degraded;
+}
+
+uint64_t ring_records(struct ring *r, enum ring_stream stream)
+{
+    MDB_txn *txn;
+    MDB_stat st = {0};
+    uint64_t n = 0;
+    if (r->env && mdb_txn_begin(r->env, NULL, MDB_RDONLY, &txn) == 0) {
+        if (mdb_stat(txn, r->dbi[stream], &st) == 0)
+            n = st.ms_entries;
+        mdb_txn_abort(txn);
+    }
+    for (uint32_t i = 0; i < r->held_count; i++)
+        n += r->held[i].stream == stream;
+    return n;
+}
