@@ -225,7 +225,7 @@ enum message_method {
 
 struct message_tensor {
     char name[MESSAGE_NAME_MAX];
-    uint32_t type;   /* enum hal_type + 1, so that F32 is not absent */
+    uint32_t type;   /* enum hal_type; always written */
     uint32_t method; /* enum message_method; 0: the plan's */
 };
 
