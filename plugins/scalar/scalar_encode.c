@@ -17,10 +17,13 @@ uint16_t encode_half(float v)
 
 static uint8_t table_code(const int8_t *table, float u)
 {
-    uint8_t code = 0;
-    for (int k = 0; k < 15; k++)
-        code = (uint8_t)(code + (u > (float)(table[k] + table[k + 1]) * 0.5f));
-    return code;
+    /* the middles ascend, so halving finds how many u exceeds; NaN exceeds none */
+    int code = 0;
+    for (int step = 8; step > 0; step /= 2) {
+        const int k = code + step - 1;
+        code += u > (float)(table[k] + table[k + 1]) * 0.5f ? step : 0;
+    }
+    return (uint8_t)code;
 }
 
 float encode_level(const struct encode_block *b, float u)
@@ -222,8 +225,6 @@ enum err scalar_encode(void *opened, uint32_t type, uint32_t method, const float
     if (t == NULL || cols == 0 || cols % t->values != 0 || method > HAL_SEARCH || x == NULL ||
         out == NULL)
         return ERR_ARGUMENT;
-    if (method == HAL_SEARCH && t->codes != 0)
-        return ERR_UNSUPPORTED;
     struct encoding e = {t, method, cols, x, importance, out, block_row_bytes(type, cols)};
     if (out_bytes != e.row_bytes * rows)
         return ERR_ARGUMENT;
