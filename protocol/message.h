@@ -1,18 +1,18 @@
 /* message.h: what controller and devices say to each other, as structs, and as deterministic CBOR.
  *
- * Each message is the payload of an envelope (envelope.h) of its type. It is one map; the numbers
- * of its keys are in the table of message_*.c that defines it. A field that is zero, empty or all
- * zero bytes means "absent" and is left out, a present zero is refused, so what was accepted
- * encodes to the same bytes again. Unknown keys are skipped, unless a plan or command lists them as
- * critical.
+ * Each message is the payload of an envelope (envelope.h) of its type. It is one map; the numbers of
+ * its keys are in the table of message_*.c that defines it. A field that is zero, empty or all zero
+ * bytes means "absent" and is left out, a present zero is refused, so what was accepted encodes to the
+ * same bytes again. Unknown keys are skipped, unless a plan lists them as critical.
  *
- * decode fills the caller's struct, which must be zeroed but for the pointers and maxima of lists;
- * it allocates nothing. struct message_blob points into the bytes, which must outlive it. Text
- * fields hold valid UTF-8 and a NUL. Errors of decode: ERR_FORMAT (malformed, not deterministic, a
- * required field missing, out of range), ERR_FULL (a list is longer than the caller's array),
- * ERR_UNSUPPORTED (unknown critical field, unknown schema). On an error the struct is not to be
- * used. Errors of encode: ERR_FULL (capacity), ERR_ARGUMENT (a field the decoder would refuse). Any
- * thread.
+ * decode overwrites the whole struct, but for the pointers and maxima of lists, which the caller sets;
+ * it allocates nothing. struct message_blob points into the bytes, which must outlive it. Text fields
+ * hold valid UTF-8 and a NUL.
+ *
+ * Errors of decode: ERR_FORMAT (malformed, not deterministic, a required field missing, out of range),
+ * ERR_FULL (a list is longer than the caller's array), ERR_UNSUPPORTED (unknown critical field or
+ * schema); the struct is then not to be used. Errors of encode: ERR_FULL (capacity), ERR_ARGUMENT (a
+ * field that the decoder would refuse). Threads: any.
  */
 #ifndef MESSAGE_H
 #define MESSAGE_H
@@ -275,9 +275,9 @@ struct message_plan {
     struct message_tensor *tensor; /* the caller's array: read by encode, filled by decode */
     uint32_t tensors;
     uint32_t tensors_max; /* of the array, for decode */
-    /* What the device derives by: the bytes of compress/plan.h's plan_encode, opaque here. Controllers
-     * always send it; the tensor list above is then empty. Its base and variant digests must equal
-     * the ones in this message. */
+    /* What the device derives by: the bytes of compress/plan.h's plan_encode, opaque here.
+     * Controllers always send it; the tensor list above is then empty. Its base and variant digests
+     * must equal the ones in this message. */
     struct message_blob derivation;
     struct message_gates gates;
     uint8_t variant[32]; /* predicted digest; zero when the method does not allow it */
