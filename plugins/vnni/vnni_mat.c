@@ -85,7 +85,7 @@ enum err vnni_mat_new(void *dev, struct hal_mat *m)
     if (m->use == HAL_WEIGHT) {
         const size_t bytes = weight_bytes(m);
         if (bytes == 0)
-            return m->rows == 0 || m->cols == 0 ? ERR_ARGUMENT : ERR_UNSUPPORTED;
+            return ERR_ARGUMENT;
         enum err e = reserve_input(d, 1, m->cols);
         if (e == ERR_NONE)
             e = reserve_unpacked(d, m);
