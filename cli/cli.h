@@ -9,8 +9,9 @@
  *     static const struct cli_option options[] = {
  *         {.letter = 'o', .name = "output", .kind = CLI_TEXT, .value = "FILE", .is_required = true,
  *          .offset = offsetof(struct quantise_settings, out), .help = "the variant to write"},
- *         {.name = "window", .kind = CLI_INT, .value = "N", .preset = "512", .minimum = 2, .maximum
- * = 1e6, .offset = offsetof(struct quantise_settings, window), .help = "tokens per window"},
+ *         {.name = "window", .kind = CLI_INT, .value = "N", .preset = "512", .minimum = 2,
+ *          .maximum = 1e6, .offset = offsetof(struct quantise_settings, window),
+ *          .help = "tokens per window"},
  *         {.name = NULL}};
  *
  *     static int quantize(struct cli_call *call)
