@@ -1,7 +1,7 @@
 /* plan.h: a recipe resolved for one base and one device (or class): tensor -> type and method.
  *
- * Deterministic: the same recipe, base, profile, errors and device facts give the same bytes. The wire
- * form is deterministic CBOR of a few kilobytes; the signature around it is protocol's.
+ * Deterministic: the same recipe, base, profile, errors and device facts give the same bytes. The
+ * wire form is deterministic CBOR of a few kilobytes; the signature around it is protocol's.
  */
 #ifndef PLAN_H
 #define PLAN_H
@@ -15,7 +15,7 @@
 struct engine;
 struct gguf;
 
-enum { PLAN_TENSORS_MAX = 1 << 15, PLAN_BYTES_MAX = 1 << 20, PLAN_NAME_MAX = 64, PLAN_LEVELS_MAX = 16 };
+enum { PLAN_TENSORS_MAX = 1 << 13, PLAN_BYTES_MAX = 1 << 18, PLAN_NAME_MAX = 64, PLAN_LEVELS_MAX = 16 };
 
 /* What the planner knows of a device or its class; zero means unknown and unlimited. */
 struct plan_device {
@@ -58,8 +58,8 @@ struct plan_errors {
     uint32_t levels;
     uint32_t level[PLAN_LEVELS_MAX]; /* enum hal_type */
     char (*name)[PLAN_NAME_MAX];
-    double *error; /* [tensors, levels] weighted squared error; NAN where the level is not legal */
-    double *scale; /* [tensors] measured KLD per unit of error, 1 when not measured */
+    double *error; /* [tensors, levels] sum of h (w - q)^2 over sum of h w^2; NAN where not legal */
+    double *scale; /* [tensors] KLD per unit of error: measured, or the prior of the tensor's role */
 };
 
 typedef int plan_progress_fn(void *context, uint64_t done, uint64_t total);
@@ -87,8 +87,9 @@ void plan_close(struct plan *p); /* NULL is allowed */
 uint64_t plan_tensor_bytes(const struct plan_tensor *t);
 double plan_bpw(const struct plan *p);
 
-/* Wire form. encode: bytes gets the length; ERR_FULL when capacity is too small. decode refuses
- * everything that encode cannot have written (ERR_FORMAT) and never reads past bytes. */
+/* Wire form: the derivation of protocol's message_plan. encode: bytes gets the length; ERR_FULL when
+ * capacity is too small. decode refuses everything that encode cannot have written (ERR_FORMAT), so an
+ * accepted plan encodes to the same bytes again, and never reads past bytes. */
 NODISCARD enum err plan_encode(const struct plan *p, uint8_t *out, size_t capacity, size_t *bytes);
 NODISCARD enum err plan_decode(const uint8_t *in, size_t bytes, struct plan **out, struct fault *f);
 
@@ -97,7 +98,30 @@ NODISCARD enum err plan_decode(const uint8_t *in, size_t bytes, struct plan **ou
 NODISCARD enum err plan_check(const struct plan *p, const struct gguf *base, struct fault *f);
 
 /* The type that a row of cols values really takes when `type` is wanted: itself, else the stated
- * smaller-block type (Q2_K, Q3_K -> IQ4_NL; Q4_K -> Q5_0; Q5_K, Q6_K -> Q8_0), else F16. */
+ * smaller-block type (Q2_K, Q3_K, IQ4_XS -> IQ4_NL; Q4_K -> Q5_0; Q5_K -> Q5_1; Q6_K -> Q8_0), else F16. */
 uint32_t plan_type_for(uint32_t type, uint32_t cols);
+
+/* ---- what a tensor is, from its name; for plans and reports ---- */
+
+enum plan_role {
+    PLAN_OTHER = 0,
+    PLAN_EMBEDDING,
+    PLAN_HEAD, /* output.weight, or token_embd.weight where it serves as the head too */
+    PLAN_ATTN_Q,
+    PLAN_ATTN_K,
+    PLAN_ATTN_V,
+    PLAN_ATTN_QKV,
+    PLAN_ATTN_OUT,
+    PLAN_FFN_GATE,
+    PLAN_FFN_UP,
+    PLAN_FFN_DOWN,
+    PLAN_FIXED /* never quantised: vectors, norms, routers, position tables */
+};
+
+uint32_t plan_role(const struct gguf *base, const char *name);
+
+/* Prior of the role: how much a unit of relative output error of such a tensor adds to the KLD of the
+ * whole, relative to ffn_up; fitted by leave-one-out on small llama models. */
+double plan_role_scale(uint32_t role);
 
 #endif

@@ -99,9 +99,9 @@ void profile_importance(const struct profile_entry *e, uint32_t slice, float *ou
 /* How far the statistics `now` have moved from `then`.
  *
  * Per linear input both second moments are made shares p_j = h_j / sum(h) and compared by the
- * Jensen-Shannon divergence in bits, 0 (same) .. 1 (disjoint), sampled noise subtracted
- * ((cols - 1) / (4 ln 2) * (1/n_then + 1/n_now), never below 0); `shift` is the change of the log of
- * the mean energy. The score of a profile is the mean over the inputs that both have, weighted by
+ * Jensen-Shannon divergence in bits, 0 (same) .. 1 (disjoint), sampling noise subtracted
+ * ((cols - 1) / cols / (4 ln 2) * (1/n_then + 1/n_now), never below 0); `shift` is the change of the log
+ * of the mean energy. The score of a profile is the mean over the inputs that both have, weighted by
  * cols, of divergence + 0.1 * |shift|. */
 struct profile_drift {
     double score;      /* 0: none; 0.01 is visible; 0.05 is another kind of text */
@@ -111,6 +111,7 @@ struct profile_drift {
     uint32_t skipped;  /* inputs that only one has, or without counts */
 };
 
+/* Errors: ERR_NOT_FOUND when nothing can be compared. */
 NODISCARD enum err profile_compare(const struct profile *then, const struct profile *now,
                                    struct profile_drift *out);
 

@@ -1,0 +1,328 @@
+#include "compress/quantise.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "compress/awq.h"
+#include "compress/quantise_file.h"
+#include "hal/block.h"
+#include "hal/engine.h"
+
+enum {
+    MEMORY_DEFAULT = 64 << 20,
+    MEMORY_LEAST = 1 << 20,
+    STRIP_BYTES = 8 << 20, /* of F32: more gains nothing */
+    COPY_BYTES = 1 << 20
+};
+
+struct work {
+    const struct quantise_options *options;
+    const struct plan *plan;
+    struct gguf *base;
+    struct engine *engine;
+    struct engine *own;
+    struct awq *awq;
+    struct quantise_file *file;
+    float *x, *y;   /* a strip and, when measured, its decoding */
+    float *h;       /* importance of the slice in work */
+    uint8_t *out;   /* the strip's blocks */
+    size_t strip_values;
+    struct quantise_progress progress;
+    double error, energy; /* of the tensor in work */
+    struct fault *fault;
+};
+
+static enum err report(struct work *w)
+{
+    const struct quantise_options *o = w->options;
+    return o->progress && o->progress(o->progress_context, &w->progress) ? ERR_CANCELLED : ERR_NONE;
+}
+
+/* Room for strips: the largest row must fit, else the cap says how many rows are taken at once. */
+static enum err make_room(struct work *w)
+{
+    const uint64_t cap = w->options->memory_bytes ? w->options->memory_bytes : MEMORY_DEFAULT;
+    const uint32_t floats = w->options->is_measured ? 2 : 1;
+    uint64_t longest = 1;
+    if (cap < MEMORY_LEAST)
+        return fault_set(w->fault, ERR_ARGUMENT, "expected at least %d bytes of working memory", MEMORY_LEAST);
+    for (uint32_t i = 0; i < w->plan->tensors; i++)
+        if (w->plan->tensor[i].cols > longest)
+            longest = w->plan->tensor[i].cols;
+    uint64_t values = cap / ((floats + 1) * sizeof(float));
+    if (values > STRIP_BYTES / sizeof(float))
+        values = STRIP_BYTES / sizeof(float);
+    if (values < longest)
+        values = longest;
+    w->strip_values = (size_t)values;
+    w->x = malloc(values * sizeof *w->x);
+    w->y = w->options->is_measured ? malloc(values * sizeof *w->y) : NULL;
+    w->out = malloc(values * sizeof *w->x); /* no type has more bits than F32 */
+    w->h = malloc(longest * sizeof *w->h);
+    if (!w->x || !w->out || !w->h || (w->options->is_measured && !w->y))
+        return ERR_MEMORY;
+    return ERR_NONE;
+}
+
+static enum err copy_tensor(struct work *w, const struct gguf_tensor *t)
+{
+    for (size_t at = 0; at < t->bytes; at += COPY_BYTES) {
+        const size_t n = t->bytes - at < COPY_BYTES ? t->bytes - at : COPY_BYTES;
+        enum err e = quantise_file_append(w->file, t->data + at, n);
+        if (e)
+            return e;
+        gguf_drop(w->base, t->data + at, n);
+        w->progress.bytes += n;
+        if ((e = report(w)))
+            return e;
+    }
+    return ERR_NONE;
+}
+
+static void measure(struct work *w, uint32_t rows, uint32_t cols, bool is_weighted)
+{
+    for (uint32_t r = 0; r < rows; r++)
+        for (uint32_t c = 0; c < cols; c++) {
+            const double h = is_weighted ? (double)w->h[c] : 1;
+            const double x = (double)w->x[(size_t)r * cols + c];
+            const double d = x - (double)w->y[(size_t)r * cols + c];
+            w->error += h * d * d;
+            w->energy += h * x * x;
+        }
+}
+
+/* rows rows from `row` on: decode, fold, encode, append. */
+static enum err encode_strip(struct work *w, uint32_t i, uint32_t row, uint32_t rows)
+{
+    const struct plan_tensor *to = &w->plan->tensor[i];
+    const struct gguf_tensor *from = gguf_tensor(w->base, i);
+    const struct hal_plugin *ops = &w->engine->ops;
+    const size_t bytes = rows * block_row_bytes(to->type, to->cols);
+    const uint8_t *data = from->data + (size_t)row * from->row_bytes;
+    const float *column, *row_scale;
+    enum err e = ops->decode(w->engine->dev, from->type, data, rows * from->row_bytes, rows, to->cols, w->x);
+    if (e)
+        return e;
+    awq_scales(w->awq, i, &column, &row_scale);
+    awq_apply(w->x, row, rows, to->cols, column, row_scale);
+    const uint32_t method = to->method == RECIPE_RTN || to->method == RECIPE_KEEP ? HAL_RTN : HAL_SEARCH;
+    if ((e = ops->encode(w->engine->dev, to->type, method, w->x, rows, to->cols,
+                         to->is_weighted ? w->h : NULL, w->out, bytes)) ||
+        (e = quantise_file_append(w->file, w->out, bytes)))
+        return e;
+    if (w->y) {
+        if ((e = ops->decode(w->engine->dev, to->type, w->out, bytes, rows, to->cols, w->y)))
+            return e;
+        measure(w, rows, to->cols, to->is_weighted);
+    }
+    gguf_drop(w->base, data, rows * from->row_bytes);
+    w->progress.bytes += rows * from->row_bytes;
+    return report(w);
+}
+
+static enum err encode_tensor(struct work *w, uint32_t i)
+{
+    const struct plan_tensor *to = &w->plan->tensor[i];
+    const struct profile_entry *entry =
+        to->is_weighted ? profile_find(w->options->profile, to->name) : NULL;
+    const uint32_t slices = entry ? entry->slices : 1;
+    const uint32_t slice_rows = to->rows / slices;
+    const uint32_t most = (uint32_t)(w->strip_values / to->cols);
+    const float *column, *row_scale;
+    awq_scales(w->awq, i, &column, &row_scale);
+    for (uint32_t s = 0; s < slices; s++) {
+        if (entry) {
+            profile_importance(entry, s, w->h);
+            if (column)
+                awq_importance(w->h, to->cols, column);
+        }
+        for (uint32_t row = 0; row < slice_rows; row += most) {
+            const uint32_t rows = slice_rows - row < most ? slice_rows - row : most;
+            enum err e = encode_strip(w, i, s * slice_rows + row, rows);
+            if (e)
+                return e;
+        }
+    }
+    return ERR_NONE;
+}
+
+static bool is_copied(const struct work *w, uint32_t i)
+{
+    const struct plan_tensor *t = &w->plan->tensor[i];
+    const float *column, *row_scale;
+    awq_scales(w->awq, i, &column, &row_scale);
+    return t->type == t->from && !column && !row_scale;
+}
+
+static enum err take_tensor(struct work *w, uint32_t i, struct quantise_tensor *out)
+{
+    const struct plan_tensor *to = &w->plan->tensor[i];
+    const struct gguf_tensor *from = gguf_tensor(w->base, i);
+    w->progress.tensor = i;
+    w->progress.name = to->name;
+    w->error = w->energy = 0;
+    enum err e = is_copied(w, i) ? copy_tensor(w, from) : encode_tensor(w, i);
+    if (e)
+        return e == ERR_CANCELLED || (w->fault && w->fault->text[0])
+                   ? e
+                   : fault_set(w->fault, e, "%s: cannot be quantised: %s", to->name, err_name(e));
+    if (is_copied(w, i))
+        out->error = 0;
+    else if (w->y)
+        out->error = w->energy > 0 ? w->error / w->energy : 0;
+    return quantise_file_checkpoint(w->file, i + 1);
+}
+
+/* The plan must fit the base, and what it wants must be here. */
+static enum err check_options(const struct work *w)
+{
+    const struct plan *p = w->plan;
+    enum err e = plan_check(p, w->base, w->fault);
+    for (uint32_t i = 0; !e && i < p->tensors; i++) {
+        const struct plan_tensor *t = &p->tensor[i];
+        if (!t->is_weighted)
+            continue;
+        const struct profile_entry *entry =
+            w->options->profile ? profile_find(w->options->profile, t->name) : NULL;
+        if (!entry)
+            e = fault_set(w->fault, ERR_NOT_FOUND, "%s: the plan weights it, the profile lacks it", t->name);
+        else if (entry->cols != t->cols || t->rows % entry->slices != 0)
+            e = fault_set(w->fault, ERR_MISMATCH, "%s: has %u columns, the profile %u", t->name, t->cols,
+                          entry->cols);
+    }
+    return e;
+}
+
+/* What a kept part must have been made of to be continued: plan and weights. */
+static enum err identify(const struct work *w, char identity[DIGEST_HEX])
+{
+    struct digest d;
+    size_t bytes = 0;
+    uint8_t *wire = malloc(PLAN_BYTES_MAX);
+    enum err e = wire ? plan_encode(w->plan, wire, PLAN_BYTES_MAX, &bytes) : ERR_MEMORY;
+    if (!e) {
+        digest_start(&d);
+        digest_add(&d, wire, bytes);
+        for (uint32_t i = 0; i < w->plan->tensors; i++) {
+            const struct plan_tensor *t = &w->plan->tensor[i];
+            if (!t->is_weighted)
+                continue;
+            const struct profile_entry *entry = profile_find(w->options->profile, t->name);
+            for (uint32_t s = 0; s < entry->slices; s++) {
+                profile_importance(entry, s, w->h);
+                digest_add(&d, w->h, t->cols * sizeof *w->h);
+            }
+        }
+        digest_finish(&d, identity);
+    }
+    free(wire);
+    return e;
+}
+
+static enum err open_all(struct work *w, uint32_t *done)
+{
+    char reason[GGUF_REASON_BYTES] = "", identity[DIGEST_HEX];
+    const struct quantise_options *o = w->options;
+    const struct engine_options engine_options = {.threads = o->threads};
+    enum err e = gguf_open(o->base_path, &w->base, reason);
+    if (e)
+        return fault_set(w->fault, e, "%s", reason);
+    if ((e = check_options(w)))
+        return e;
+    w->engine = o->engine;
+    if (!w->engine && (e = engine_open(&engine_options, &w->own, NULL)))
+        return e;
+    if (w->own)
+        w->engine = w->own;
+    if ((e = make_room(w)) || (e = identify(w, identity)))
+        return e;
+    if ((e = awq_open(w->plan, w->base, o->profile, w->engine, &w->awq)))
+        return e;
+    return quantise_file_open(o->out_path, w->plan, w->base, identity, &w->file, done, w->fault);
+}
+
+static void close_all(struct work *w)
+{
+    quantise_file_close(w->file);
+    awq_close(w->awq);
+    engine_close(w->own);
+    gguf_close(w->base);
+    free(w->x);
+    free(w->y);
+    free(w->h);
+    free(w->out);
+}
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static enum err open_result(const struct plan *p, struct quantise_result *r)
+{
+    memset(r, 0, sizeof *r);
+    if (!(r->tensor = calloc(p->tensors, sizeof *r->tensor)))
+        return ERR_MEMORY;
+    r->tensors = p->tensors;
+    for (uint32_t i = 0; i < p->tensors; i++) {
+        struct quantise_tensor *t = &r->tensor[i];
+        memcpy(t->name, p->tensor[i].name, sizeof t->name);
+        t->from = p->tensor[i].from;
+        t->type = p->tensor[i].type;
+        t->method = p->tensor[i].method;
+        t->bytes = plan_tensor_bytes(&p->tensor[i]);
+        t->error = t->output_error = NAN;
+    }
+    return ERR_NONE;
+}
+
+void quantise_result_close(struct quantise_result *r)
+{
+    if (!r)
+        return;
+    free(r->tensor);
+    r->tensor = NULL;
+    r->tensors = 0;
+}
+
+enum err quantise_run(const struct quantise_options *options, struct quantise_result *out,
+                      struct fault *f)
+{
+    struct fault own_fault = {""};
+    struct work w = {.options = options, .plan = options->plan, .fault = f ? f : &own_fault};
+    struct quantise_result r = {0};
+    const double start = now_s();
+    uint32_t done = 0;
+    w.fault->text[0] = 0;
+    enum err e = open_result(w.plan, &r);
+    if (e || (e = open_all(&w, &done)))
+        goto out;
+    w.progress.tensors = w.plan->tensors;
+    for (uint32_t i = 0; i < w.plan->tensors; i++)
+        w.progress.bytes_total += gguf_tensor(w.base, i)->bytes;
+    for (uint32_t i = 0; i < w.plan->tensors; i++) {
+        if (i < done) {
+            w.progress.bytes += gguf_tensor(w.base, i)->bytes;
+            continue;
+        }
+        if ((e = take_tensor(&w, i, &r.tensor[i])))
+            goto out;
+    }
+    r.tensors_resumed = done;
+    e = quantise_file_commit(w.file, w.plan->variant_sha256, r.sha256, &r.bytes, w.fault);
+    r.seconds = now_s() - start;
+out:
+    close_all(&w);
+    if (e) {
+        if (w.fault->text[0] == 0)
+            fault_set(w.fault, e, "%s: %s", options->out_path, err_name(e));
+        quantise_result_close(&r);
+    } else {
+        *out = r;
+    }
+    return e;
+}

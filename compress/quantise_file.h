@@ -1,0 +1,30 @@
+/* quantise_file.h: the file side of quantise.c: header, digest that follows the writing, checkpoint. */
+#ifndef QUANTISE_FILE_H
+#define QUANTISE_FILE_H
+
+#include "compress/digest.h"
+#include "compress/plan.h"
+#include "model/gguf.h"
+
+struct quantise_file;
+
+/* Open OUT.part for a plan; is resumed from OUT.state when that is of the same plan, base and options
+ * (identity says so). done gets how many tensors are there already. Errors: ERR_IO, ERR_MEMORY. */
+NODISCARD enum err quantise_file_open(const char *out_path, const struct plan *plan,
+                                      const struct gguf *base, const char identity[DIGEST_HEX],
+                                      struct quantise_file **out, uint32_t *done, struct fault *f);
+
+NODISCARD enum err quantise_file_append(struct quantise_file *q, const void *data, size_t bytes);
+
+/* tensors are complete: remembered durably when enough has been written since the last time. */
+NODISCARD enum err quantise_file_checkpoint(struct quantise_file *q, uint32_t tensors);
+
+/* Wait for the digest of everything; then, if expected is "" or equal, put the file in place.
+ * Errors: ERR_MISMATCH (kept as OUT.refused), ERR_IO. */
+NODISCARD enum err quantise_file_commit(struct quantise_file *q, const char *expected,
+                                        char sha256[DIGEST_HEX], uint64_t *bytes, struct fault *f);
+
+/* Without commit the part and its state are left for a later run. NULL is allowed. */
+void quantise_file_close(struct quantise_file *q);
+
+#endif

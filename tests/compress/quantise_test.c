@@ -1,0 +1,229 @@
+#include "tests/harness.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "compress/awq.h"
+#include "compress/digest.h"
+#include "compress/quantise.h"
+#include "hal/engine.h"
+#include "model/gguf.h"
+
+static const char base_path[] = SOURCE_DIR "/models/tare-tiny/tare-tiny-f16.gguf";
+static char folder[] = "/tmp/tare-quantise-XXXXXX";
+static char out_path[256];
+static char base_sha256[65];
+static struct gguf *base;
+static struct profile *profile;
+
+static void set_up(void)
+{
+    char reason[GGUF_REASON_BYTES];
+    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(folder));
+    snprintf(out_path, sizeof out_path, "%s/out.gguf", folder);
+    CU_ASSERT_EQUAL_FATAL(gguf_open(base_path, &base, reason), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(digest_file(base_path, base_sha256, NULL), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(profile_open(&profile), ERR_NONE);
+    /* energies from a fixed generator for every linear of the model, the head's included */
+    uint64_t seed = 1;
+    for (uint32_t i = 0; i < gguf_tensors(base); i++) {
+        const struct gguf_tensor *t = gguf_tensor(base, i);
+        struct profile_entry *e;
+        if (t->dims < 2)
+            continue;
+        CU_ASSERT_EQUAL_FATAL(profile_entry_get(profile, t->name, (uint32_t)t->shape[0], 1, &e), ERR_NONE);
+        e->count[0] = 100;
+        for (uint32_t c = 0; c < e->cols; c++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            e->sum2[c] = (double)(seed >> 44) * (c % 37 == 0 ? 50 : 1);
+        }
+    }
+}
+
+static struct plan *plan_of(const char *text, bool has_profile)
+{
+    struct recipe r;
+    struct plan *p = NULL;
+    struct fault f = {""};
+    CU_ASSERT_EQUAL_FATAL(recipe_parse("r.yaml", text, strlen(text), &r, &f), ERR_NONE);
+    enum err e = plan_make(&r, base, base_sha256, gguf_bytes(base), has_profile ? profile : NULL,
+                           has_profile ? base_sha256 : NULL, NULL, NULL, &p, &f);
+    if (e)
+        fprintf(stderr, "%s\n", f.text);
+    CU_ASSERT_EQUAL_FATAL(e, ERR_NONE);
+    return p;
+}
+
+struct stopper {
+    uint64_t calls, stop_at;
+};
+
+static int stop(void *context, const struct quantise_progress *p)
+{
+    struct stopper *s = context;
+    (void)p;
+    return ++s->calls == s->stop_at;
+}
+
+static enum err run(const struct plan *p, const char *plugin, uint32_t threads, struct stopper *s,
+                    uint64_t memory, struct quantise_result *r)
+{
+    struct engine *engine = NULL;
+    struct fault f = {""};
+    const struct engine_options options = {.plugin = plugin, .threads = threads, .is_unchecked = 1};
+    struct quantise_options o = {.base_path = base_path, .out_path = out_path, .plan = p,
+                                 .profile = profile, .is_measured = true, .memory_bytes = memory};
+    CU_ASSERT_EQUAL_FATAL(engine_open(&options, &engine, NULL), ERR_NONE);
+    o.engine = engine;
+    if (s) {
+        o.progress = stop;
+        o.progress_context = s;
+    }
+    enum err e = quantise_run(&o, r, &f);
+    if (e && e != ERR_CANCELLED && e != ERR_MISMATCH)
+        fprintf(stderr, "%s\n", f.text);
+    engine_close(engine);
+    return e;
+}
+
+static void size_and_digest(void)
+{
+    static const char *const recipes[] = {
+        "{type: q8_0, method: rtn}", "{type: q4_0}", "{type: q4_1, method: rtn}",
+        "{type: q5_0, method: rtn}", "{type: q6_k, method: rtn}", "{type: q5_k, method: rtn}",
+        "{type: q3_k, method: rtn}", "{type: q2_k, method: rtn}", "{type: iq4_nl}", "{type: bf16}",
+        "{mode: accuracy, method: rtn}", "mode: compression", "{mode: balanced, method: rtn}"};
+    for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
+        struct quantise_result r;
+        struct stat status;
+        char sha[65];
+        struct plan *p = plan_of(recipes[i], i % 2 == 0);
+        CU_ASSERT_EQUAL_FATAL(run(p, "scalar", 2, NULL, 0, &r), ERR_NONE);
+        CU_ASSERT_EQUAL_FATAL(stat(out_path, &status), 0);
+        CU_ASSERT_EQUAL((uint64_t)status.st_size, p->variant_bytes);
+        CU_ASSERT_EQUAL(r.bytes, p->variant_bytes);
+        CU_ASSERT_EQUAL_FATAL(digest_file(out_path, sha, NULL), ERR_NONE);
+        CU_ASSERT_STRING_EQUAL(sha, r.sha256);
+        for (uint32_t t = 0; t < r.tensors; t++)
+            CU_ASSERT_TRUE(r.tensor[t].error >= 0 && r.tensor[t].error < 0.3);
+        quantise_result_close(&r);
+        plan_close(p);
+    }
+}
+
+/* The same bytes for any number of threads and any size of strip. */
+static void bytes_do_not_depend(void)
+{
+    static const char *const recipes[] = {"{mode: compression, method: awq}",
+                                          "{type: iq4_nl, method: rtn}"};
+    for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
+        char sha[65] = "";
+        for (uint32_t threads = 1; threads <= 4; threads *= 2) {
+            struct quantise_result r;
+            struct plan *p = plan_of(recipes[i], true);
+            CU_ASSERT_EQUAL_FATAL(run(p, "scalar", threads, NULL, threads << 20, &r), ERR_NONE);
+            if (threads == 1)
+                strcpy(sha, r.sha256);
+            CU_ASSERT_STRING_EQUAL(sha, r.sha256);
+            quantise_result_close(&r);
+            plan_close(p);
+        }
+    }
+}
+
+/* Stopped at any place, the next run ends with the file that one run makes, and OUT appears only then. */
+static void stops_and_resumes(void)
+{
+    struct quantise_result r;
+    char sha[65];
+    struct plan *p = plan_of("{type: q4_k, method: rtn}", false);
+    CU_ASSERT_EQUAL_FATAL(run(p, "scalar", 2, NULL, 0, &r), ERR_NONE);
+    strcpy(sha, r.sha256);
+    quantise_result_close(&r);
+    for (uint64_t at = 1; at < 40; at += 6) {
+        struct stopper s = {.stop_at = at};
+        unlink(out_path);
+        CU_ASSERT_EQUAL(run(p, "scalar", 2, &s, 0, &r), ERR_CANCELLED);
+        CU_ASSERT_NOT_EQUAL(access(out_path, F_OK), 0);
+        CU_ASSERT_EQUAL_FATAL(run(p, "scalar", 1, NULL, 0, &r), ERR_NONE);
+        CU_ASSERT_STRING_EQUAL(sha, r.sha256);
+        quantise_result_close(&r);
+    }
+    plan_close(p);
+}
+
+static void digest_is_judged(void)
+{
+    struct quantise_result r;
+    struct plan *p = plan_of("{type: q4_0}", false);
+    unlink(out_path);
+    memset(p->variant_sha256, 'a', 64);
+    CU_ASSERT_EQUAL(run(p, "scalar", 1, NULL, 0, &r), ERR_MISMATCH);
+    CU_ASSERT_NOT_EQUAL(access(out_path, F_OK), 0);
+    quantise_discard(out_path);
+    plan_close(p);
+}
+
+/* The head is not weighted by the profile, the others are. */
+static void head_is_not_weighted(void)
+{
+    struct plan *p = plan_of("{type: q4_k}", true);
+    for (uint32_t i = 0; i < p->tensors; i++) {
+        const struct plan_tensor *t = &p->tensor[i];
+        const bool expected = t->type == HAL_Q4_K && strcmp(t->name, "token_embd.weight") != 0;
+        CU_ASSERT_EQUAL(t->is_weighted, expected);
+    }
+    plan_close(p);
+}
+
+/* W diag(s) and gamma / s: the product of norm weight and column stays what it was. */
+static void folding_keeps_function(void)
+{
+    struct awq *a = NULL;
+    struct engine *engine = NULL;
+    const float *norm = NULL, *q = NULL, *k = NULL, *up_row = NULL, *down = NULL, *none = NULL;
+    const struct engine_options options = {.plugin = "scalar", .threads = 2};
+    struct plan *p = plan_of("{type: q3_k, method: awq}", true);
+    CU_ASSERT_EQUAL_FATAL(engine_open(&options, &engine, NULL), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(awq_open(p, base, profile, engine, &a), ERR_NONE);
+    CU_ASSERT_TRUE(awq_groups(a) > 0);
+    uint32_t checked = 0;
+    for (uint32_t i = 0; i < p->tensors; i++) {
+        if (strcmp(p->tensor[i].name, "blk.0.attn_norm.weight") == 0)
+            awq_scales(a, i, &norm, &none);
+        else if (strcmp(p->tensor[i].name, "blk.0.attn_q.weight") == 0)
+            awq_scales(a, i, &q, &none);
+        else if (strcmp(p->tensor[i].name, "blk.0.attn_k.weight") == 0)
+            awq_scales(a, i, &k, &none);
+        else if (strcmp(p->tensor[i].name, "blk.0.ffn_up.weight") == 0)
+            awq_scales(a, i, &none, &up_row);
+        else if (strcmp(p->tensor[i].name, "blk.0.ffn_down.weight") == 0)
+            awq_scales(a, i, &down, &none);
+    }
+    for (uint32_t c = 0; norm && c < 256; c++, checked++) {
+        CU_ASSERT_DOUBLE_EQUAL((double)norm[c] * (double)q[c], 1, 1e-6);
+        CU_ASSERT_EQUAL(q[c], k[c]);
+    }
+    for (uint32_t c = 0; down && c < 768; c++, checked++)
+        CU_ASSERT_EQUAL(down[c], up_row[c]);
+    CU_ASSERT_TRUE(checked > 0);
+    awq_close(a);
+    engine_close(engine);
+    plan_close(p);
+}
+
+static void tear_down(void)
+{
+    unlink(out_path);
+    CU_ASSERT_EQUAL(rmdir(folder), 0); /* nothing else was left */
+    profile_close(profile);
+    gguf_close(base);
+}
+
+RUN_SUITE("quantise", {"set_up", set_up}, {"size_and_digest", size_and_digest},
+          {"bytes_do_not_depend", bytes_do_not_depend}, {"stops_and_resumes", stops_and_resumes},
+          {"digest_is_judged", digest_is_judged}, {"head_is_not_weighted", head_is_not_weighted},
+          {"folding_keeps_function", folding_keeps_function}, {"tear_down", tear_down})
