@@ -9,8 +9,9 @@
  *     static const struct cli_option options[] = {
  *         {.letter = 'o', .name = "output", .kind = CLI_TEXT, .value = "FILE", .is_required = true,
  *          .offset = offsetof(struct quantise_settings, out), .help = "the variant to write"},
- *         {.name = "window", .kind = CLI_INT, .value = "N", .preset = "512", .minimum = 2, .maximum = 1e6,
- *          .offset = offsetof(struct quantise_settings, window), .help = "tokens per window"},
+ *         {.name = "window", .kind = CLI_INT, .value = "N", .preset = "512", .minimum = 2,
+ *          .maximum = 1e6, .offset = offsetof(struct quantise_settings, window),
+ *          .help = "tokens per window"},
  *         {.name = NULL}};
  *
  *     static int quantize(struct cli_call *call)
@@ -22,10 +23,10 @@
  *
  *     const struct cli_verb cli_quantize = {
  *         .name = "quantize", .operands = "BASE.gguf", .operands_min = 1, .operands_max = 1,
- *         .summary = "derive a variant of a base", .options = options, .shared = CLI_ENGINE | CLI_OUTPUT,
- *         .settings_bytes = sizeof(struct quantise_settings), .run = quantize,
- *         .examples = (const struct cli_example[]){{"tare quantize base.gguf -o small.gguf --type Q4_K",
- *                                                   "every linear in Q4_K"}, {NULL, NULL}}};
+ *         .summary = "derive a variant of a base", .options = options, .shared = CLI_ENGINE |
+ * CLI_OUTPUT, .settings_bytes = sizeof(struct quantise_settings), .run = quantize, .examples =
+ * (const struct cli_example[]){{"tare quantize base.gguf -o small.gguf --type Q4_K", "every linear
+ * in Q4_K"}, {NULL, NULL}}};
  */
 #ifndef CLI_H
 #define CLI_H
@@ -49,14 +50,14 @@ enum cli_status {
 
 /* Kind of an option and the type of its field in the settings struct. */
 enum cli_kind {
-    CLI_FLAG,   /* bool */
-    CLI_INT,    /* int64_t, within minimum..maximum unless both are 0 */
-    CLI_BYTES,  /* int64_t; 512, 64K, 2M, 4G (powers of 1024) */
-    CLI_REAL,   /* double, within minimum..maximum unless both are 0 */
-    CLI_TEXT,   /* const char *; NULL when not given and without preset */
-    CLI_LIST,   /* struct cli_list; the option may be repeated, and "--text A B" takes every operand
-                   up to the next option when is_greedy is set */
-    CLI_CHOICE  /* int: index into the words of .choices; -1 when not given and without preset */
+    CLI_FLAG,  /* bool */
+    CLI_INT,   /* int64_t, within minimum..maximum unless both are 0 */
+    CLI_BYTES, /* int64_t; 512, 64K, 2M, 4G (powers of 1024) */
+    CLI_REAL,  /* double, within minimum..maximum unless both are 0 */
+    CLI_TEXT,  /* const char *; NULL when not given and without preset */
+    CLI_LIST,  /* struct cli_list; the option may be repeated, and "--text A B" takes every operand
+                  up to the next option when is_greedy is set */
+    CLI_CHOICE /* int: index into the words of .choices; -1 when not given and without preset */
 };
 
 struct cli_list {
@@ -65,8 +66,8 @@ struct cli_list {
 };
 
 struct cli_option {
-    char letter;         /* 0: no short form */
-    const char *name;    /* long form without dashes; NULL ends a table */
+    char letter;      /* 0: no short form */
+    const char *name; /* long form without dashes; NULL ends a table */
     enum cli_kind kind;
     size_t offset;       /* of the field in the settings struct */
     const char *value;   /* what help calls the value, "FILE"; NULL for a flag */
@@ -74,8 +75,8 @@ struct cli_option {
     const char *choices; /* CLI_CHOICE: words separated by '|' */
     double minimum, maximum;
     bool is_required;
-    bool is_greedy;      /* CLI_LIST: see above */
-    const char *help;    /* one line */
+    bool is_greedy;   /* CLI_LIST: see above */
+    const char *help; /* one line */
 };
 
 struct cli_example {
@@ -84,7 +85,8 @@ struct cli_example {
 };
 
 enum cli_shared {
-    CLI_ENGINE = 1, /* --plugin --path --threads --plugin-folder --plugin-key --memory: see cli_engine_open */
+    CLI_ENGINE = 1, /* --plugin --path --threads --plugin-folder --plugin-key --memory: see
+                       cli_engine_open */
     CLI_OUTPUT = 2  /* --json --quiet */
 };
 
@@ -92,26 +94,26 @@ struct cli_call;
 
 struct cli_verb {
     const char *name;
-    const char *summary;     /* half a line, lower case, no period */
-    const char *operands;    /* as help shows them: "BASE.gguf", "[ID [pause|resume]]"; NULL: none */
+    const char *summary;  /* half a line, lower case, no period */
+    const char *operands; /* as help shows them: "BASE.gguf", "[ID [pause|resume]]"; NULL: none */
     int operands_min, operands_max;
-    const char *text;        /* optional paragraph for --help */
+    const char *text; /* optional paragraph for --help */
     const struct cli_option *options;
     const struct cli_example *examples;
-    unsigned shared;         /* enum cli_shared, or-ed */
+    unsigned shared; /* enum cli_shared, or-ed */
     size_t settings_bytes;
-    int (*run)(struct cli_call *call);           /* returns enum cli_status */
-    const struct cli_verb *const *verbs;         /* a verb of verbs (fleet): NULL-ended, run is NULL */
+    int (*run)(struct cli_call *call);   /* returns enum cli_status */
+    const struct cli_verb *const *verbs; /* a verb of verbs (fleet): NULL-ended, run is NULL */
 };
 
 /* What the shared options said. */
 struct cli_common {
-    const char *plugin;        /* NULL: the best that passes its check */
-    const char *path;          /* NULL: the plugin's own choice; "avx2" forces a lower one */
-    const char *plugin_folder; /* NULL: the installed or built one */
+    const char *plugin;          /* NULL: the best that passes its check */
+    const char *path;            /* NULL: the plugin's own choice; "avx2" forces a lower one */
+    const char *plugin_folder;   /* NULL: the installed or built one */
     struct cli_list plugin_keys; /* further minisign public keys, files or base64 lines */
-    int64_t threads;           /* 0: as many as the device probe says */
-    int64_t memory_bytes;      /* 0: no budget */
+    int64_t threads;             /* 0: as many as the device probe says */
+    int64_t memory_bytes;        /* 0: no budget */
     bool json;
     bool quiet;
 };
@@ -120,7 +122,7 @@ struct cli_call {
     const struct cli_verb *verb;
     const char *full_name; /* "quantize", "fleet deploy" */
     struct cli_common common;
-    const void *settings;  /* the verb's struct, filled */
+    const void *settings; /* the verb's struct, filled */
     int operands;
     char **operand;
     struct json_t *answer; /* set by cli_answer */
@@ -129,7 +131,8 @@ struct cli_call {
 
 /* Say what went wrong on standard error, as one line "tare: FILE: PLACE: TEXT" (NULL parts are left
  * out), and keep it for the --json document. Control characters are printed as '?'. Returns status,
- * so that a verb ends with `return cli_fail(call, CLI_INPUT, path, "tensor 3", "shape is ...");`. */
+ * so that a verb ends with `return cli_fail(call, CLI_INPUT, path, "tensor 3", "shape is ...");`.
+ */
 int cli_fail(struct cli_call *call, enum cli_status status, const char *file, const char *place,
              const char *format, ...) __attribute__((format(printf, 5, 6)));
 

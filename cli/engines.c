@@ -31,7 +31,8 @@ static int read_key(struct cli_call *call, const char *text, char line[ENGINES_L
     int status = CLI_DONE;
     do {
         if (!fgets(line, ENGINES_LINE, file))
-            status = cli_fail(call, CLI_INPUT, text, NULL, "is no minisign public key: no line with the key");
+            status = cli_fail(call, CLI_INPUT, text, NULL,
+                              "is no minisign public key: no line with the key");
     } while (!status && !strncmp(line, "untrusted comment:", 18));
     line[strcspn(line, "\r\n")] = 0;
     fclose(file);
@@ -44,7 +45,8 @@ int cli_engine_open(struct cli_call *call, struct engine **out)
     char lines[ENGINES_KEYS][ENGINES_LINE];
     const char *keys[ENGINES_KEYS];
     if (common->plugin_keys.count > ENGINES_KEYS)
-        return cli_fail(call, CLI_USAGE, NULL, NULL, "--plugin-key may be given %d times", ENGINES_KEYS);
+        return cli_fail(call, CLI_USAGE, NULL, NULL, "--plugin-key may be given %d times",
+                        ENGINES_KEYS);
     for (size_t i = 0; i < common->plugin_keys.count; i++) {
         int status = read_key(call, common->plugin_keys.items[i], lines[i]);
         if (status)
@@ -63,10 +65,11 @@ int cli_engine_open(struct cli_call *call, struct engine **out)
     struct engine *engine = NULL;
     enum err e = engine_open(&options, &engine, &refusal);
     if (e)
-        return cli_fail(call, CLI_ENVIRONMENT, common->plugin ? common->plugin : "plugins", NULL, "%s",
-                        refusal.reason[0] ? refusal.reason : cli_sentence(e));
+        return cli_fail(call, CLI_ENVIRONMENT, common->plugin ? common->plugin : "plugins", NULL,
+                        "%s", refusal.reason[0] ? refusal.reason : cli_sentence(e));
     for (uint32_t i = 0; i < engine->refusals; i++)
-        cli_note(call, "tare: plugin %s is not used: %s\n", engine->refused[i].name, engine->refused[i].reason);
+        cli_note(call, "tare: plugin %s is not used: %s\n", engine->refused[i].name,
+                 engine->refused[i].reason);
     *out = engine;
     return CLI_DONE;
 }

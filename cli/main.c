@@ -14,9 +14,10 @@ static const struct cli_verb *const verbs[] = {VERBS(VERBS_ENTRY) NULL};
 
 static void print_help(FILE *to)
 {
-    fputs("tare: compress a transformer model for every device of a fleet, and keep it calibrated\n\n"
-          "usage: tare VERB ...\n\n",
-          to);
+    fputs(
+        "tare: compress a transformer model for every device of a fleet, and keep it calibrated\n\n"
+        "usage: tare VERB ...\n\n",
+        to);
     for (const struct cli_verb *const *v = verbs; *v; v++)
         fprintf(to, "  %-12s %s\n", (*v)->name, (*v)->summary);
     fputs("\nexamples:\n"
@@ -26,7 +27,8 @@ static void print_help(FILE *to)
           "  tare eval small.gguf --reference base.gguf --text held-out.txt\n"
           "  # what one verb takes\n"
           "  tare quantize --help\n"
-          "\nexit status: 0 done, 1 a gate or comparison failed, 2 usage, 3 bad input, 4 environment\n",
+          "\nexit status: 0 done, 1 a gate or comparison failed, 2 usage, 3 bad input, 4 "
+          "environment\n",
           to);
 }
 
@@ -47,15 +49,19 @@ static const char *nearest(const struct cli_verb *const *table, const char *word
     return name;
 }
 
-/* Print the answer, or the error when there is none; a full disk behind standard output is an error. */
+/* Print the answer, or the error when there is none; a full disk behind standard output is an
+ * error. */
 static int conclude(struct cli_call *call, int status)
 {
     if (call->common.json) {
         if (!call->answer)
-            call->answer = json_pack("{s:s?, s:i}", "error", call->error[0] ? call->error : NULL, "status", status);
-        if (!call->answer || json_dumpf(call->answer, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) ||
+            call->answer = json_pack("{s:s?, s:i}", "error", call->error[0] ? call->error : NULL,
+                                     "status", status);
+        if (!call->answer ||
+            json_dumpf(call->answer, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) ||
             putchar('\n') == EOF)
-            status = cli_fail(call, CLI_ENVIRONMENT, NULL, NULL, "the JSON document cannot be printed");
+            status =
+                cli_fail(call, CLI_ENVIRONMENT, NULL, NULL, "the JSON document cannot be printed");
     }
     json_decref(call->answer);
     call->answer = NULL;
@@ -94,7 +100,8 @@ static int dispatch(const struct cli_verb *const *table, const char *prefix, int
     if (!(*table)->verbs)
         return run_verb(*table, full_name, argc - 1, argv + 1);
     if (argc < 2)
-        return cli_fail(&call, CLI_USAGE, NULL, NULL, "%s needs a verb; see tare %s --help", full_name, full_name);
+        return cli_fail(&call, CLI_USAGE, NULL, NULL, "%s needs a verb; see tare %s --help",
+                        full_name, full_name);
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
         options_help(*table, full_name, stdout);
         return conclude(&call, CLI_DONE);
@@ -103,8 +110,8 @@ static int dispatch(const struct cli_verb *const *table, const char *prefix, int
     if (status >= 0)
         return status;
     const char *name = nearest((*table)->verbs, argv[1]);
-    return cli_fail(&call, CLI_USAGE, NULL, NULL, "%s: unknown verb '%s'%s%s; see tare %s --help", full_name,
-                    argv[1], name ? ", did you mean " : "", name ? name : "", full_name);
+    return cli_fail(&call, CLI_USAGE, NULL, NULL, "%s: unknown verb '%s'%s%s; see tare %s --help",
+                    full_name, argv[1], name ? ", did you mean " : "", name ? name : "", full_name);
 }
 
 int main(int argc, char **argv)

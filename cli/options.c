@@ -9,24 +9,51 @@
 #define SHARED(field) offsetof(struct cli_common, field)
 
 static const struct cli_option engine_options[] = {
-    {.name = "plugin", .kind = CLI_TEXT, .offset = SHARED(plugin), .value = "NAME",
+    {.name = "plugin",
+     .kind = CLI_TEXT,
+     .offset = SHARED(plugin),
+     .value = "NAME",
      .help = "compute with this plugin (default: the best that passes its check)"},
-    {.name = "path", .kind = CLI_TEXT, .offset = SHARED(path), .value = "NAME",
+    {.name = "path",
+     .kind = CLI_TEXT,
+     .offset = SHARED(path),
+     .value = "NAME",
      .help = "force a path of the plugin, such as avx2"},
-    {.letter = 't', .name = "threads", .kind = CLI_INT, .offset = SHARED(threads), .value = "N",
-     .maximum = 1024, .preset = "0", .help = "threads to compute with; 0 asks the device"},
-    {.name = "plugin-folder", .kind = CLI_TEXT, .offset = SHARED(plugin_folder), .value = "FOLDER",
+    {.letter = 't',
+     .name = "threads",
+     .kind = CLI_INT,
+     .offset = SHARED(threads),
+     .value = "N",
+     .maximum = 1024,
+     .preset = "0",
+     .help = "threads to compute with; 0 asks the device"},
+    {.name = "plugin-folder",
+     .kind = CLI_TEXT,
+     .offset = SHARED(plugin_folder),
+     .value = "FOLDER",
      .help = "look for plugins here"},
-    {.name = "plugin-key", .kind = CLI_LIST, .offset = SHARED(plugin_keys), .value = "KEY.pub",
+    {.name = "plugin-key",
+     .kind = CLI_LIST,
+     .offset = SHARED(plugin_keys),
+     .value = "KEY.pub",
      .help = "trust this plugin key too; may be repeated"},
-    {.name = "memory", .kind = CLI_BYTES, .offset = SHARED(memory_bytes), .value = "BYTES",
-     .preset = "0", .help = "refuse to use more than this, such as 512M; 0: no limit"},
+    {.name = "memory",
+     .kind = CLI_BYTES,
+     .offset = SHARED(memory_bytes),
+     .value = "BYTES",
+     .preset = "0",
+     .help = "refuse to use more than this, such as 512M; 0: no limit"},
     {.name = NULL}};
 
 static const struct cli_option output_options[] = {
-    {.name = "json", .kind = CLI_FLAG, .offset = SHARED(json),
+    {.name = "json",
+     .kind = CLI_FLAG,
+     .offset = SHARED(json),
      .help = "print one JSON document on standard output"},
-    {.letter = 'q', .name = "quiet", .kind = CLI_FLAG, .offset = SHARED(quiet),
+    {.letter = 'q',
+     .name = "quiet",
+     .kind = CLI_FLAG,
+     .offset = SHARED(quiet),
      .help = "no progress, no remarks"},
     {.name = NULL}};
 
@@ -55,7 +82,8 @@ static int tables(const struct cli_call *call, const struct cli_option *table[3]
     return n;
 }
 
-/* The option called name (of `chars` characters), or with this letter; option is NULL if none is. */
+/* The option called name (of `chars` characters), or with this letter; option is NULL if none is.
+ */
 static struct place find(const struct cli_call *call, const char *name, size_t chars, char letter)
 {
     const struct cli_option *table[3];
@@ -63,7 +91,8 @@ static struct place find(const struct cli_call *call, const char *name, size_t c
     int n = tables(call, table, base);
     for (int t = 0; t < n; t++)
         for (const struct cli_option *o = table[t]; o->name; o++)
-            if (letter ? o->letter == letter : strlen(o->name) == chars && !strncmp(o->name, name, chars))
+            if (letter ? o->letter == letter
+                       : strlen(o->name) == chars && !strncmp(o->name, name, chars))
                 return (struct place){o, base[t]};
     return (struct place){NULL, NULL};
 }
@@ -76,14 +105,16 @@ static int bad_value(struct cli_call *call, const struct cli_option *o, const ch
     case CLI_INT:
     case CLI_REAL:
         if (has_range)
-            return cli_fail(call, CLI_USAGE, NULL, NULL, "--%s takes a number from %.15g to %.15g, not '%s'",
-                            name, o->minimum, o->maximum, text);
+            return cli_fail(call, CLI_USAGE, NULL, NULL,
+                            "--%s takes a number from %.15g to %.15g, not '%s'", name, o->minimum,
+                            o->maximum, text);
         return cli_fail(call, CLI_USAGE, NULL, NULL, "--%s takes a number, not '%s'", name, text);
     case CLI_BYTES:
-        return cli_fail(call, CLI_USAGE, NULL, NULL, "--%s takes a size such as 65536, 512K, 64M or 2G, not '%s'",
-                        name, text);
+        return cli_fail(call, CLI_USAGE, NULL, NULL,
+                        "--%s takes a size such as 65536, 512K, 64M or 2G, not '%s'", name, text);
     default:
-        return cli_fail(call, CLI_USAGE, NULL, NULL, "--%s takes one of %s, not '%s'", name, o->choices, text);
+        return cli_fail(call, CLI_USAGE, NULL, NULL, "--%s takes one of %s, not '%s'", name,
+                        o->choices, text);
     }
 }
 
@@ -109,10 +140,14 @@ static bool read_bytes(const char *text, int64_t *out)
     if (end == text || errno || value < 0)
         return false;
     switch (*end) {
-    case 'K': case 'k': shift = 10; break;
-    case 'M': case 'm': shift = 20; break;
-    case 'G': case 'g': shift = 30; break;
-    case 'T': case 't': shift = 40; break;
+    case 'K':
+    case 'k': shift = 10; break;
+    case 'M':
+    case 'm': shift = 20; break;
+    case 'G':
+    case 'g': shift = 30; break;
+    case 'T':
+    case 't': shift = 40; break;
     default: break;
     }
     end += shift != 0;
@@ -181,7 +216,8 @@ static int set_presets(struct cli_call *call)
         for (const struct cli_option *o = table[t]; o->name; o++) {
             if (o->kind == CLI_CHOICE)
                 *(int *)(void *)(base[t] + o->offset) = -1;
-            int status = o->preset ? set_value(call, (struct place){o, base[t]}, o->preset) : CLI_DONE;
+            int status =
+                o->preset ? set_value(call, (struct place){o, base[t]}, o->preset) : CLI_DONE;
             if (status)
                 return status;
         }
@@ -191,7 +227,8 @@ static int set_presets(struct cli_call *call)
 
 /* One option at argv[i], its value in `joined` ("--name=joined", "-njoined") or in the next
  * arguments. Returns a status; *i ends at the last argument used. */
-static int take(struct cli_call *call, struct place place, const char *joined, int argc, char **argv, int *i)
+static int take(struct cli_call *call, struct place place, const char *joined, int argc,
+                char **argv, int *i)
 {
     const struct cli_option *o = place.option;
     if (o->kind == CLI_FLAG) {
@@ -215,8 +252,8 @@ static int take_letters(struct cli_call *call, int argc, char **argv, int *i)
     for (const char *letters = argv[*i] + 1; *letters; letters++) {
         struct place place = find(call, NULL, 0, *letters);
         if (!place.option)
-            return cli_fail(call, CLI_USAGE, NULL, NULL, "unknown option -%c; see tare %s --help", *letters,
-                            call->full_name);
+            return cli_fail(call, CLI_USAGE, NULL, NULL, "unknown option -%c; see tare %s --help",
+                            *letters, call->full_name);
         if (place.option->kind != CLI_FLAG)
             return take(call, place, letters[1] ? letters + 1 : NULL, argc, argv, i);
         int status = take(call, place, NULL, argc, argv, i);
@@ -232,8 +269,8 @@ static int take_long(struct cli_call *call, int argc, char **argv, int *i)
     size_t chars = strcspn(name, "=");
     struct place place = find(call, name, chars, 0);
     if (!place.option)
-        return cli_fail(call, CLI_USAGE, NULL, NULL, "unknown option --%.*s; see tare %s --help", (int)chars,
-                        name, call->full_name);
+        return cli_fail(call, CLI_USAGE, NULL, NULL, "unknown option --%.*s; see tare %s --help",
+                        (int)chars, name, call->full_name);
     return take(call, place, name[chars] ? name + chars + 1 : NULL, argc, argv, i);
 }
 
@@ -243,19 +280,22 @@ static int check_complete(struct cli_call *call)
     const struct cli_verb *verb = call->verb;
     for (const struct cli_option *o = verb->options; o && o->name; o++) {
         const char *field = (const char *)call->settings + o->offset;
-        bool is_absent = (o->kind == CLI_TEXT && !*(const char *const *)(const void *)field) ||
-                         (o->kind == CLI_LIST && !((const struct cli_list *)(const void *)field)->count) ||
-                         (o->kind == CLI_CHOICE && *(const int *)(const void *)field < 0);
+        bool is_absent =
+            (o->kind == CLI_TEXT && !*(const char *const *)(const void *)field) ||
+            (o->kind == CLI_LIST && !((const struct cli_list *)(const void *)field)->count) ||
+            (o->kind == CLI_CHOICE && *(const int *)(const void *)field < 0);
         if (o->is_required && is_absent)
-            return cli_fail(call, CLI_USAGE, NULL, NULL, "%s needs %s%s --%s %s; see tare %s --help",
-                            call->full_name, o->letter ? (char[]){'-', o->letter, 0} : "",
-                            o->letter ? " or" : "", o->name, o->value, call->full_name);
+            return cli_fail(call, CLI_USAGE, NULL, NULL,
+                            "%s needs %s%s --%s %s; see tare %s --help", call->full_name,
+                            o->letter ? (char[]){'-', o->letter, 0} : "", o->letter ? " or" : "",
+                            o->name, o->value, call->full_name);
     }
     if (call->operands < verb->operands_min)
-        return cli_fail(call, CLI_USAGE, NULL, NULL, "%s needs %s; see tare %s --help", call->full_name,
-                        verb->operands, call->full_name);
+        return cli_fail(call, CLI_USAGE, NULL, NULL, "%s needs %s; see tare %s --help",
+                        call->full_name, verb->operands, call->full_name);
     if (call->operands > verb->operands_max)
-        return cli_fail(call, CLI_USAGE, NULL, NULL, "%s does not know what to do with '%s'; see tare %s --help",
+        return cli_fail(call, CLI_USAGE, NULL, NULL,
+                        "%s does not know what to do with '%s'; see tare %s --help",
                         call->full_name, call->operand[verb->operands_max], call->full_name);
     return CLI_DONE;
 }
@@ -269,7 +309,8 @@ int options_parse(struct cli_call *call, int argc, char **argv, bool *wants_help
         return cli_fail(call, CLI_ENVIRONMENT, NULL, NULL, "no memory for the command line");
     int status = set_presets(call);
     /* --json decides how errors are told, so it counts from wherever it stands */
-    for (int i = 0; i < argc && (call->verb->shared & CLI_OUTPUT) && strcmp(argv[i], "--") != 0; i++)
+    for (int i = 0; i < argc && (call->verb->shared & CLI_OUTPUT) && strcmp(argv[i], "--") != 0;
+         i++)
         call->common.json |= !strcmp(argv[i], "--json");
     for (int i = 0; i < argc && !status; i++) {
         if (!is_ended && !strcmp(argv[i], "--")) {

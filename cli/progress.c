@@ -37,7 +37,8 @@ static void amounts(const struct progress *p, double elapsed_s, char *text, size
         snprintf(text, room, "%s%s%s, %s/s", done, p->total > 0 ? " of " : "",
                  p->total > 0 ? cli_bytes(p->total, total) : "", cli_bytes(rate, speed));
     } else if (p->total > 0) {
-        snprintf(text, room, "%.0f/%.0f %s, %.*f/s", p->done, p->total, p->unit, rate < 10 ? 2 : 0, rate);
+        snprintf(text, room, "%.0f/%.0f %s, %.*f/s", p->done, p->total, p->unit, rate < 10 ? 2 : 0,
+                 rate);
     } else {
         snprintf(text, room, "%.0f %s, %.*f/s", p->done, p->unit, rate < 10 ? 2 : 0, rate);
     }
@@ -62,8 +63,8 @@ static void show_bar(const struct progress *p, double elapsed_s)
     bar[24] = 0;
     amounts(p, elapsed_s, numbers, sizeof numbers);
     if (p->total > 0 && part > 0.01)
-        snprintf(line, sizeof line, "%s [%s] %3.0f %% %s, %s left %s", p->label, bar, part * 100, numbers,
-                 duration(elapsed_s / part - elapsed_s, left), p->note);
+        snprintf(line, sizeof line, "%s [%s] %3.0f %% %s, %s left %s", p->label, bar, part * 100,
+                 numbers, duration(elapsed_s / part - elapsed_s, left), p->note);
     else
         snprintf(line, sizeof line, "%s [%s] %s %s", p->label, bar, numbers, p->note);
     fprintf(stderr, "\r\033[K%.*s", columns() - 1, line);

@@ -6,12 +6,12 @@
 #include "cli/cli.h"
 
 struct progress {
-    const char *label;  /* "quantise" */
-    const char *unit;   /* "tokens"; "bytes" is shown in MiB */
-    double total;       /* 0: unknown */
+    const char *label; /* "quantise" */
+    const char *unit;  /* "tokens"; "bytes" is shown in MiB */
+    double total;      /* 0: unknown */
     double done;
     double started_s, shown_s;
-    int shown_tenth;    /* last tenth that a plain line announced */
+    int shown_tenth; /* last tenth that a plain line announced */
     bool is_terminal, is_quiet;
     char note[96];
 };

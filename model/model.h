@@ -12,7 +12,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-
 #include "model/gguf.h"
 #include "protocol/err.h"
 
@@ -24,8 +23,8 @@ struct model_options {
     uint32_t context;   /* positions of one sequence at most; default: as trained, at most 4096 */
     uint32_t sequences; /* sequences alive at once; default 1 */
     uint32_t slots;     /* cache positions of all sequences together; default context * sequences */
-    uint32_t batch;     /* tokens in one step at most; default 512, at most the slots */
-    uint32_t head_rows; /* rows of logits computed at once; default max(sequences, 16) */
+    uint32_t batch;     /* tokens in one step at most; default: 32 to 512, so that activations stay small */
+    uint32_t head_rows; /* rows of logits computed at once; default: sequences, up to 16 in 4 MiB */
     uint32_t cache_k;   /* HAL_F16 (default), HAL_Q8_0 or HAL_Q4_0 */
     uint32_t cache_v;
     void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes); /* of loading; or NULL */
@@ -72,7 +71,7 @@ struct model_run {
 /* Run all tokens of all runs together: at most `batch` of them; each sequence at most once.
  * Rows of output are numbered run by run, token by token.
  * Errors: ERR_ARGUMENT (token, sequence or counts out of range), ERR_FULL (context or cache pages
- * spent: nothing was done), ERR_DEVICE (the runs' sequences must be cleared). */
+ * spent), ERR_DEVICE, ERR_MEMORY. After an error every sequence is as it was before. */
 NODISCARD enum err model_step(struct model *m, const struct model_run *runs, uint32_t count);
 
 /* Logits of output rows [row, row + rows) of the last step, rows <= head_rows: [rows, vocabulary], the
@@ -85,14 +84,16 @@ NODISCARD enum err model_prefill(struct model *m, uint32_t sequence, const uint3
 
 uint32_t model_length(const struct model *m, uint32_t sequence); /* tokens in it */
 uint32_t model_free_slots(const struct model *m);                /* positions that could be added now */
-/* Forget all but the first `length` tokens; more than there are is no change. */
-void model_truncate(struct model *m, uint32_t sequence, uint32_t length);
+/* Forget all but the first `length` tokens; returns how many it now holds: fewer where the cut falls into
+ * a page that is shared, or before what a sliding window still keeps (then 0). */
+uint32_t model_truncate(struct model *m, uint32_t sequence, uint32_t length);
 /* Begin sequence `to` (cleared first) with the first tokens of `from`, sharing whole cache pages;
  * returns how many it now holds: a multiple of the page size, at most length. */
 uint32_t model_share(struct model *m, uint32_t to, uint32_t from, uint32_t length);
 
 /* Watch the F32 input x[rows, cols] of every linear, named by its weight tensor; part is the expert in
- * a mixture, else 0. x is valid during the call. For calibration; costs one copy per linear. */
+ * a mixture, else 0. x is valid during the call. Behind the last attention only the rows of outputs are
+ * computed: a calibration asks for outputs = count. Costs one copy per linear. */
 struct model_observer {
     void (*linear)(void *context, const char *tensor, uint32_t part, const float *x, uint32_t rows,
                    uint32_t cols);

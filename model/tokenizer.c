@@ -6,7 +6,8 @@
 
 #include "model/tokenizer_kind.h"
 
-static const struct tokenizer_kind *const kinds[] = {&tokenizer_spm};
+static const struct tokenizer_kind *const kinds[] = {&tokenizer_spm, &tokenizer_bpe, &tokenizer_wordpiece,
+                                                    &tokenizer_unigram};
 
 /* Control tokens that end a turn or a text, by the names that model families gave them. */
 static const char *const end_names[] = {
@@ -129,10 +130,11 @@ static void read_special_ids(struct tokenizer *t, const struct gguf *g)
     t->eos = read_token(t, g, "tokenizer.ggml.eos_token_id", is_spm ? 2 : TOKENIZER_NONE);
     t->unknown = read_token(t, g, "tokenizer.ggml.unknown_token_id", is_spm ? 0 : TOKENIZER_NONE);
     t->separator = read_token(t, g, "tokenizer.ggml.seperator_token_id", TOKENIZER_NONE);
-    t->class_token = read_token(t, g, "tokenizer.ggml.cls_token_id", t->bos);
+    if (t->bos == TOKENIZER_NONE) /* BERT's CLS is what a text begins with */
+        t->bos = read_token(t, g, "tokenizer.ggml.cls_token_id", TOKENIZER_NONE);
     read_flag(g, "tokenizer.ggml.add_bos_token", t->kind->adds_bos, &t->adds_bos);
     read_flag(g, "tokenizer.ggml.add_eos_token", t->kind->adds_eos, &t->adds_eos);
-    read_flag(g, "tokenizer.ggml.add_sep_token", false, &t->adds_sep);
+    read_flag(g, "tokenizer.ggml.add_sep_token", t->kind == &tokenizer_wordpiece, &t->adds_sep);
     read_flag(g, "tokenizer.ggml.add_space_prefix", t->kind->adds_space_prefix, &t->adds_space_prefix);
     t->adds_bos = t->adds_bos && t->bos != TOKENIZER_NONE;
     t->adds_eos = t->adds_eos && t->eos != TOKENIZER_NONE;

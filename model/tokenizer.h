@@ -1,7 +1,8 @@
 /* tokenizer.h: text to tokens and back, as the GGUF file of a model defines it.
  *
- * One file per kind: tokenizer_spm.c ("llama": SentencePiece BPE with scores and byte fallback); the others
- * plug in through tokenizer_kind.h. A tokenizer owns copies of all it needs and never changes after
+ * One file per kind behind tokenizer_kind.h: tokenizer_spm.c ("llama": SentencePiece BPE with scores and
+ * byte fallback), tokenizer_bpe.c ("gpt2": byte-level BPE), tokenizer_wordpiece.c ("bert"),
+ * tokenizer_unigram.c ("t5"). A tokenizer owns copies of all it needs and never changes after
  * open: any number of threads may use one.
  */
 #ifndef TOKENIZER_H
@@ -48,7 +49,8 @@ uint32_t tokenizer_find(const struct tokenizer *t, const char *spelling, size_t 
 /* The model's chat template, or empty. */
 struct gguf_text tokenizer_chat_template(const struct tokenizer *t);
 
-/* text[bytes], any bytes, to tokens[capacity]; *count gets how many there are.
+/* text[bytes], any bytes (what is no UTF-8 counts as U+FFFD), to tokens[capacity]; *count gets how
+ * many there are.
  *   special  add the tokens that the model wants around a text (BOS, EOS, CLS, SEP)
  *   markup   recognise control tokens spelt out in the text; without it "<s>" is plain characters
  * Errors: ERR_FULL (*count says how many are needed; 3 * bytes + 8 always suffice), ERR_MEMORY. */

@@ -24,7 +24,7 @@ struct tokenizer_kind {
     /* After the vocabulary has been read; may set t->state. NULL: nothing to do. */
     enum err (*open)(struct tokenizer *t, const struct gguf *g, char reason[GGUF_REASON_BYTES]);
     void (*close)(struct tokenizer *t); /* NULL: nothing to do; t->state may be NULL */
-    /* text[bytes > 0] without special tokens; starts: nothing or a special token precedes it.
+    /* text[bytes > 0], well-formed UTF-8 without special tokens; starts: nothing or a special token precedes it.
      * Errors: ERR_MEMORY. */
     enum err (*encode)(const struct tokenizer *t, const char *text, size_t bytes, bool starts,
                        struct tokenizer_sink *sink);
@@ -46,7 +46,7 @@ struct tokenizer {
     uint8_t *strips;    /* [specials] bit 0: eats white space before, bit 1: after */
     uint32_t specials;
     bool *ends; /* [vocabulary] */
-    uint32_t bos, eos, unknown, separator, class_token;
+    uint32_t bos, eos, unknown, separator;
     bool adds_bos, adds_eos, adds_sep, adds_space_prefix;
     char *chat_template;
     size_t chat_template_bytes;
@@ -54,6 +54,6 @@ struct tokenizer {
 
 void tokenizer_sink_put(struct tokenizer_sink *sink, uint32_t token);
 
-extern const struct tokenizer_kind tokenizer_spm;
+extern const struct tokenizer_kind tokenizer_spm, tokenizer_bpe, tokenizer_wordpiece, tokenizer_unigram;
 
 #endif

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "model/tokenizer_kind.h"
+#include "model/utf8.h"
 
 /* A piece of the text, or one special token found in it. */
 struct fragment {
@@ -87,24 +88,39 @@ static enum err split(const struct tokenizer *t, const char *text, size_t bytes,
     return e;
 }
 
+static enum err encode(const struct tokenizer *t, const char *text, size_t bytes, bool markup,
+                       struct tokenizer_sink *sink)
+{
+    struct fragments fragments = {0};
+    enum err e = split(t, text, bytes, markup, &fragments);
+    bool starts = true;
+    for (size_t i = 0; i < fragments.count && !e; i++) {
+        const struct fragment *f = &fragments.at[i];
+        if (f->token != TOKENIZER_NONE)
+            tokenizer_sink_put(sink, f->token);
+        else
+            e = t->kind->encode(t, text + f->start, f->bytes, starts, sink);
+        starts = f->token != TOKENIZER_NONE;
+    }
+    free(fragments.at);
+    return e;
+}
+
 enum err tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes, bool special,
                           bool markup, uint32_t *tokens, size_t capacity, size_t *count)
 {
     struct tokenizer_sink sink = {tokens, capacity, 0};
-    struct fragments fragments = {0};
-    enum err e = split(t, text, bytes, markup, &fragments);
-    bool starts = true;
+    char *repaired = NULL;
+    if (!utf8_is_well_formed(text, bytes)) {
+        if (!(repaired = malloc(3 * bytes)))
+            return ERR_MEMORY;
+        bytes = utf8_repair(text, bytes, repaired);
+        text = repaired;
+    }
     if (special && t->adds_bos)
         tokenizer_sink_put(&sink, t->bos);
-    for (size_t i = 0; i < fragments.count && !e; i++) {
-        const struct fragment *f = &fragments.at[i];
-        if (f->token != TOKENIZER_NONE)
-            tokenizer_sink_put(&sink, f->token);
-        else
-            e = t->kind->encode(t, text + f->start, f->bytes, starts, &sink);
-        starts = f->token != TOKENIZER_NONE;
-    }
-    free(fragments.at);
+    const enum err e = encode(t, text, bytes, markup, &sink);
+    free(repaired);
     if (special && t->adds_eos)
         tokenizer_sink_put(&sink, t->eos);
     if (special && t->adds_sep && t->separator != TOKENIZER_NONE)
@@ -136,29 +152,6 @@ enum err tokenizer_piece(const struct tokenizer *t, uint32_t token, bool shows_s
     return ERR_NONE;
 }
 
-/* Length of the character at p[bytes]: 0 when more bytes are needed, -1 when it is no UTF-8 (RFC 3629). */
-static int character(const uint8_t *p, size_t bytes)
-{
-    const uint8_t lead = p[0];
-    if (lead < 0x80)
-        return 1;
-    if (lead < 0xc2 || lead > 0xf4)
-        return -1;
-    const int length = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-    for (int i = 1; i < length; i++) {
-        if ((size_t)i >= bytes)
-            return 0;
-        uint8_t low = 0x80, high = 0xbf;
-        if (i == 1) {
-            low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
-            high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
-        }
-        if (p[i] < low || p[i] > high)
-            return -1;
-    }
-    return length;
-}
-
 void tokenizer_stream_start(struct tokenizer_stream *s, bool continues, bool shows_special)
 {
     *s = (struct tokenizer_stream){.started = continues, .shows_special = shows_special};
@@ -176,16 +169,18 @@ static size_t feed(struct tokenizer_stream *s, char byte, char *out)
     size_t used = 0;
     s->held[s->held_bytes++] = (uint8_t)byte;
     while (s->held_bytes > 0) {
-        const int length = character(s->held, s->held_bytes);
+        size_t part;
+        const int length = utf8_length(s->held, s->held_bytes, &part);
         if (length == 0)
             break;
-        const uint32_t done = length < 0 ? 1 : (uint32_t)length;
-        if (length < 0)
+        if (length < 0) {
             used += put_replacement(out + used);
-        else
-            memcpy(out + used, s->held, done), used += done;
-        s->held_bytes -= done;
-        memmove(s->held, s->held + done, s->held_bytes);
+        } else {
+            memcpy(out + used, s->held, part);
+            used += part;
+        }
+        s->held_bytes -= (uint32_t)part;
+        memmove(s->held, s->held + part, s->held_bytes);
     }
     return used;
 }

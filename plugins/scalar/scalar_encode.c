@@ -15,21 +15,28 @@ uint16_t encode_half(float v)
     return h;
 }
 
-static uint8_t table_code(const int8_t *table, float u)
+/* The middles are halves, so u exceeds one exactly when ceil(2 u) exceeds twice it. */
+static void fill_code_of(struct encode_block *b)
 {
-    /* the middles ascend, so halving finds how many u exceeds; NaN exceeds none */
-    int code = 0;
-    for (int step = 8; step > 0; step /= 2) {
-        const int k = code + step - 1;
-        code += u > (float)(table[k] + table[k + 1]) * 0.5f ? step : 0;
+    for (int twice = -256; b->table != NULL && twice <= 256; twice++) {
+        uint8_t code = 0;
+        for (int k = 0; k < 15; k++)
+            code = (uint8_t)(code + (twice > b->table[k] + b->table[k + 1]));
+        b->code_of[twice + 256] = code;
     }
-    return (uint8_t)code;
+}
+
+static uint8_t table_code(const struct encode_block *b, float u)
+{
+    const float twice = lanes_clamp(2.0f * u, -256.0f, 256.0f);
+    const int down = (int)twice;
+    return b->code_of[256 + down + (twice > (float)down)];
 }
 
 float encode_level(const struct encode_block *b, float u)
 {
     if (b->table != NULL)
-        return b->table[table_code(b->table, u)];
+        return b->table[table_code(b, u)];
     return lanes_nearest(lanes_clamp(u, b->low, b->high));
 }
 
@@ -44,7 +51,7 @@ void encode_codes(struct encode_block *b)
         for (uint32_t i = g * t->group; i < (g + 1) * t->group; i++) {
             const float u = (b->x[i] + minimum[g]) * inverse;
             if (b->table != NULL)
-                b->code[i] = table_code(b->table, u);
+                b->code[i] = table_code(b, u);
             else
                 b->code[i] = (uint8_t)((int32_t)encode_level(b, u) + t->code_zero);
         }
@@ -190,6 +197,7 @@ static void encode_rows(void *context, uint32_t first, uint32_t last)
     memset(&b, 0, sizeof b);
     b.type = t;
     b.table = block_table(t->type);
+    fill_code_of(&b);
     b.low = t->type == HAL_Q8_0 ? -127.0f : block_level(t->type, 0);
     b.high = block_level(t->type, t->codes - 1);
     for (uint32_t r = first; r < last; r++) {

@@ -46,6 +46,7 @@ struct encode_block {
     float w[BLOCK_VALUES_MAX];
     struct block_scales scales;
     uint8_t code[BLOCK_VALUES_MAX];
+    uint8_t code_of[513]; /* of a table format: the code of ceil(2 u) = index - 256 */
 };
 
 /* half(v) above. */

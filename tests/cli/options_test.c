@@ -18,21 +18,55 @@ struct settings {
 
 static const struct cli_option options[] = {
     {.letter = 'f', .name = "flag", .kind = CLI_FLAG, .offset = FIELD(flag), .help = "a flag"},
-    {.letter = 'n', .name = "count", .kind = CLI_INT, .offset = FIELD(count), .value = "N", .preset = "7",
-     .minimum = -5, .maximum = 100, .help = "a count"},
-    {.name = "bytes", .kind = CLI_BYTES, .offset = FIELD(bytes), .value = "BYTES", .help = "a size"},
-    {.name = "rate", .kind = CLI_REAL, .offset = FIELD(rate), .value = "X", .preset = "0.5", .help = "a rate"},
-    {.letter = 'o', .name = "output", .kind = CLI_TEXT, .offset = FIELD(name), .value = "FILE",
-     .is_required = true, .help = "a file"},
-    {.name = "text", .kind = CLI_LIST, .offset = FIELD(texts), .value = "FILE...", .is_greedy = true,
+    {.letter = 'n',
+     .name = "count",
+     .kind = CLI_INT,
+     .offset = FIELD(count),
+     .value = "N",
+     .preset = "7",
+     .minimum = -5,
+     .maximum = 100,
+     .help = "a count"},
+    {.name = "bytes",
+     .kind = CLI_BYTES,
+     .offset = FIELD(bytes),
+     .value = "BYTES",
+     .help = "a size"},
+    {.name = "rate",
+     .kind = CLI_REAL,
+     .offset = FIELD(rate),
+     .value = "X",
+     .preset = "0.5",
+     .help = "a rate"},
+    {.letter = 'o',
+     .name = "output",
+     .kind = CLI_TEXT,
+     .offset = FIELD(name),
+     .value = "FILE",
+     .is_required = true,
+     .help = "a file"},
+    {.name = "text",
+     .kind = CLI_LIST,
+     .offset = FIELD(texts),
+     .value = "FILE...",
+     .is_greedy = true,
      .help = "files"},
-    {.name = "type", .kind = CLI_CHOICE, .offset = FIELD(type), .value = "TYPE", .choices = "F16|Q4_K|Q4",
+    {.name = "type",
+     .kind = CLI_CHOICE,
+     .offset = FIELD(type),
+     .value = "TYPE",
+     .choices = "F16|Q4_K|Q4",
      .help = "a type"},
     {.name = NULL}};
 
-static const struct cli_verb verb = {.name = "try", .summary = "try things", .operands = "FILE",
-                                     .operands_min = 1, .operands_max = 2, .options = options,
-                                     .shared = CLI_ENGINE | CLI_OUTPUT, .settings_bytes = sizeof(struct settings)};
+static const struct cli_verb verb = {.name = "try",
+                                     .summary = "try things",
+                                     .operands = "FILE",
+                                     .operands_min = 1,
+                                     .operands_max = 2,
+                                     .options = options,
+                                     .shared = CLI_ENGINE | CLI_OUTPUT,
+                                     .settings_bytes = sizeof(struct settings)};
 
 static struct settings got;
 static struct cli_call call;
@@ -66,7 +100,8 @@ static void test_values(void)
     CU_ASSERT_EQUAL(call.operands, 1);
     CU_ASSERT_STRING_EQUAL(call.operand[0], "in");
 
-    CU_ASSERT_EQUAL(parse("a --output=x=y -fn-5 b --type Q4 --bytes 3M --rate -1e-3 --json -t 2"), CLI_DONE);
+    CU_ASSERT_EQUAL(parse("a --output=x=y -fn-5 b --type Q4 --bytes 3M --rate -1e-3 --json -t 2"),
+                    CLI_DONE);
     CU_ASSERT_STRING_EQUAL(got.name, "x=y");
     CU_ASSERT_TRUE(got.flag);
     CU_ASSERT_EQUAL(got.count, -5);
@@ -90,10 +125,24 @@ static void test_values(void)
 static void test_refusals(void)
 {
     static const char *const lines[] = {
-        "in", "-o x", "-o x a b c", "-o x in --count 101", "-o x in --count -6", "-o x in --count 5x",
-        "-o x in --count", "-o x in --count 99999999999999999999", "-o x in --rate nan", "-o x in --rate 1,5",
-        "-o x in --bytes 5X", "-o x in --bytes -1", "-o x in --bytes 9999999999G", "-o x in --type Q4_",
-        "-o x in --flag=1", "-o x in -z", "-o x in --outputs y", "-o x in -t -1",
+        "in",
+        "-o x",
+        "-o x a b c",
+        "-o x in --count 101",
+        "-o x in --count -6",
+        "-o x in --count 5x",
+        "-o x in --count",
+        "-o x in --count 99999999999999999999",
+        "-o x in --rate nan",
+        "-o x in --rate 1,5",
+        "-o x in --bytes 5X",
+        "-o x in --bytes -1",
+        "-o x in --bytes 9999999999G",
+        "-o x in --type Q4_",
+        "-o x in --flag=1",
+        "-o x in -z",
+        "-o x in --outputs y",
+        "-o x in -t -1",
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         CU_ASSERT_EQUAL(parse(lines[i]), CLI_USAGE);
@@ -104,7 +153,8 @@ static void test_refusals(void)
 
 static void test_one_line(void)
 {
-    CU_ASSERT_EQUAL(cli_fail(&call, CLI_INPUT, "a\nb\033[1m", "row 3", "expected %d", 4), CLI_INPUT);
+    CU_ASSERT_EQUAL(cli_fail(&call, CLI_INPUT, "a\nb\033[1m", "row 3", "expected %d", 4),
+                    CLI_INPUT);
     CU_ASSERT_STRING_EQUAL(call.error, "a?b?[1m: row 3: expected 4");
     char big[3000];
     memset(big, 'x', sizeof big);

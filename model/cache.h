@@ -1,0 +1,70 @@
+/* cache.h: where the keys and values of sequences live. For model/ only.
+ *
+ * The layers of one attention reach form a group: all positions, or a sliding window. A group hands out
+ * pages of CACHE_PAGE slots; a sequence has a table from its logical pages to these; whole pages can be
+ * shared between sequences (counted), pages that a window has left behind go back. Every step writes, for
+ * each group, the slot of each row and the spans that each row sees. Nothing is allocated after open.
+ */
+#ifndef CACHE_H
+#define CACHE_H
+
+#include "hal/engine.h"
+#include "model/model.h"
+
+enum { CACHE_PAGE = 32, CACHE_NONE = 0xffffffffu };
+
+/* Slots, tables and this step's view of one attention reach. */
+struct cache_group {
+    uint32_t window; /* positions that a row sees, itself included; 0: all */
+    uint32_t pages;
+    uint32_t *users;         /* [pages] sequences that hold it; 0: free */
+    uint32_t *table;         /* [sequences, table_pages] */
+    uint32_t free_pages;
+    struct hal_span *spans;  /* of this step */
+    size_t spans_room;
+    uint32_t *first;         /* [batch + 1] */
+    uint32_t *slot;          /* [batch] */
+};
+
+struct cache_layer {
+    struct hal_mat k;
+    struct hal_mat v; /* mem of k where the values are part of the keys */
+    uint32_t group;
+    bool shares;
+};
+
+struct cache {
+    struct engine *e;
+    uint32_t context, sequences, batch, slots;
+    uint32_t type_k, type_v;
+    uint32_t table_pages;
+    uint32_t *length; /* [sequences] */
+    struct cache_group *group;
+    uint32_t groups;
+    struct cache_layer *layer;
+    uint32_t layers, layers_room;
+    uint64_t bytes;
+};
+
+/* Errors: ERR_MEMORY, ERR_ARGUMENT. A failed cache is closed by cache_close. */
+NODISCARD enum err cache_open(struct cache *c, struct engine *e, const struct model_info *info,
+                              uint32_t type_k, uint32_t type_v);
+void cache_close(struct cache *c);
+
+/* The group of a window, made when it is new: its index. */
+NODISCARD enum err cache_add_group(struct cache *c, uint32_t window, uint32_t *out);
+
+/* The next layer: rows of k_cols and v_cols values; v_cols 0: the values are the first ones of k.
+ * Errors: ERR_ARGUMENT (not whole blocks of the cache's type), ERR_MEMORY. */
+NODISCARD enum err cache_add_layer(struct cache *c, uint32_t group, uint32_t k_cols, uint32_t v_cols);
+
+/* Pages, slots and spans for appending these runs. Lengths change only in cache_commit.
+ * Errors: ERR_FULL (nothing changed). */
+NODISCARD enum err cache_prepare(struct cache *c, const struct model_run *runs, uint32_t count);
+void cache_commit(struct cache *c, const struct model_run *runs, uint32_t count);
+
+uint32_t cache_truncate(struct cache *c, uint32_t sequence, uint32_t length);
+uint32_t cache_share(struct cache *c, uint32_t to, uint32_t from, uint32_t length);
+uint32_t cache_free_slots(const struct cache *c);
+
+#endif

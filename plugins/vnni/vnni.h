@@ -1,0 +1,116 @@
+/* vnni.h: what the files of the x86 plugin share.
+ *
+ * One source of kernels (vnni_rows.c, vnni_gemm.c, ...) is compiled once per instruction set into a
+ * table of functions, struct vnni_kernels; vnni.c picks the table in open(). Files without "kernel
+ * flags" in CMakeLists.txt run before the machine is known and are built plain.
+ */
+#ifndef VNNI_H
+#define VNNI_H
+
+#include "plugins/scalar/scalar.h"
+#include "plugins/vnni/vnni_layout.h"
+#include "plugins/vnni/vnni_pool.h"
+
+/* Instruction sets, best last. */
+enum vnni_path {
+    VNNI_AVX2 = 0,    /* AVX2, FMA, F16C, BMI2 */
+    VNNI_AVXVNNI = 1, /* and AVX-VNNI (VEX) */
+    VNNI_AVX512 = 2,  /* AVX-512 F, BW, DQ, VL, VNNI */
+    VNNI_AMX = 3,     /* and AMX-INT8, AMX-BF16 with permission from the kernel */
+    VNNI_PATHS = 4
+};
+
+enum { VNNI_BLOCK = 16 /* tokens of one block of rounded activations */ };
+
+/* Rounded activations of n tokens x cols, in blocks of `width` tokens (VNNI_BLOCK, or 1 when n is 1),
+ * the last block padded with zeros.
+ *   q     [blocks * width, cols]                 codes
+ *   info  [blocks, cols / 32] of VNNI_INFO rows of `width` 32-bit values, see enum vnni_info */
+struct vnni_input {
+    int8_t *q;
+    float *info;
+    uint32_t tokens;
+    uint32_t width;
+    uint32_t cols;
+};
+
+/* Rows of a group's info. Biases are -128 * (sum of codes), int32; sums are scale * (sum of codes). */
+enum vnni_info {
+    VNNI_SCALE = 0,     /* F32 scale of the group */
+    VNNI_BIAS = 1,      /* of all 32 codes */
+    VNNI_BIAS_HALF = 2, /* of codes 0..15, then 16..31 */
+    VNNI_SUM = 4,       /* of all 32 */
+    VNNI_SUM_HALF = 5,  /* of codes 0..15, then 16..31 */
+    VNNI_INFO = 7
+};
+
+/* A panel (16 rows) taken apart for many tokens: per group of 32 columns
+ *   512 bytes  [8][16 rows][4] codes: signed, or plus 128 where the path multiplies unsigned bytes
+ *   then F32 [scales][16] and [minimums][16], counts as in struct vnni_shape. */
+struct vnni_shape {
+    uint32_t scales;   /* 1, or 2: one per 16 columns */
+    uint32_t minimums; /* 0, 1, or 2: one per 16 columns */
+};
+
+static inline size_t vnni_group_bytes(struct vnni_shape shape)
+{
+    return 512 + (size_t)64 * (shape.scales + shape.minimums);
+}
+
+/* y[t * stride + r], r < rows: where a panel's results go. */
+struct vnni_output {
+    float *y;
+    size_t stride;
+    uint32_t rows; /* of this panel, 1..16 */
+};
+
+/* The kernels of one instruction set. */
+struct vnni_kernels {
+    /* Round tokens first..last of x[n, cols] into `in`; whole blocks. */
+    void (*round)(const struct vnni_input *in, const float *x, uint32_t first, uint32_t last);
+    /* One token times one resident panel, fused. */
+    void (*gemv)(uint32_t type, const uint8_t *panel, const struct vnni_input *in,
+                 struct vnni_output out);
+    /* Take a resident panel apart. */
+    void (*unpack)(uint32_t type, const uint8_t *panel, uint32_t cols, uint8_t *unpacked);
+    /* Block `block` of tokens times an unpacked panel. */
+    void (*gemm)(struct vnni_shape shape, const uint8_t *unpacked, const struct vnni_input *in,
+                 uint32_t block, struct vnni_output out);
+    /* Tokens first..last of F32 x times one resident panel of F32, F16 or BF16. */
+    void (*dense)(uint32_t type, const uint8_t *panel, const float *x, uint32_t cols, uint32_t first,
+                  uint32_t last, struct vnni_output out);
+};
+
+extern const struct vnni_kernels vnni_avx2_kernels;
+extern const struct vnni_kernels vnni_avxvnni_kernels;
+extern const struct vnni_kernels vnni_avx512_kernels;
+extern const struct vnni_kernels vnni_amx_kernels;
+
+struct vnni_dev {
+    struct scalar_dev scalar; /* first: borrowed operations take it for theirs */
+    struct vnni_pool *pool;
+    const struct vnni_kernels *kernels;
+    struct hal_host host;
+    uint8_t *input; /* room for rounded activations */
+    size_t input_bytes;
+    uint8_t *unpacked; /* room for unpacked panels, unpacked_bytes for each thread */
+    size_t unpacked_bytes;
+};
+
+struct vnni_shape vnni_shape_of(uint32_t type);
+
+/* Memory and weights (vnni_mat.c), by hal.h. */
+enum err vnni_mat_new(void *dev, struct hal_mat *m);
+void vnni_mat_free(void *dev, struct hal_mat *m);
+enum err vnni_mat_put(void *dev, struct hal_mat *m, uint32_t row, uint32_t rows, const void *host,
+                      size_t bytes);
+enum err vnni_mat_get(void *dev, const struct hal_mat *m, uint32_t row, uint32_t rows, void *host,
+                      size_t bytes);
+enum err vnni_embed(void *dev, const struct hal_mat *y, const struct hal_mat *table,
+                    const uint32_t *row);
+
+/* vnni_matmul.c */
+enum err vnni_matmul(void *dev, const struct hal_mat *const *y, const struct hal_mat *x,
+                     const struct hal_mat *const *w, uint32_t count);
+
+#endif

@@ -1,0 +1,205 @@
+/* vnni_mat.c: matrices: weights in panels (vnni_layout.h), activations and caches as scalar keeps them. */
+#include "plugins/vnni/vnni.h"
+
+#include <string.h>
+
+enum {
+    INPUT_BYTES_MAX = 12 << 20,   /* more tokens than fit are taken in several passes */
+    UNPACKED_BYTES_MAX = 1 << 20 /* of one thread: half of a usual second-level cache */
+};
+
+struct put_job {
+    const struct hal_mat *m;
+    const uint8_t *host;
+    size_t row_bytes;
+    size_t panel_bytes;
+    uint32_t row;
+    uint32_t rows;
+};
+
+static size_t round64(size_t bytes)
+{
+    return (bytes + 63) & ~(size_t)63;
+}
+
+static size_t host_row_bytes(uint32_t type, uint32_t cols)
+{
+    const struct vnni_layout *layout = vnni_layout_of(type);
+    if (layout == NULL)
+        return (size_t)vnni_layout_dense_bytes(type) * cols;
+    return (size_t)(cols / layout->values) * layout->bytes;
+}
+
+static size_t weight_bytes(const struct hal_mat *m)
+{
+    const size_t panels = ((size_t)m->rows + VNNI_ROWS - 1) / VNNI_ROWS;
+    return panels * vnni_layout_panel_bytes(m->type, m->cols);
+}
+
+/* Make *p at least `wanted` bytes; the old contents are not kept. */
+static enum err grow(struct vnni_dev *d, uint8_t **p, size_t *bytes, size_t wanted)
+{
+    if (wanted <= *bytes)
+        return ERR_NONE;
+    uint8_t *larger = d->host.alloc(wanted);
+    if (larger == NULL)
+        return ERR_MEMORY;
+    d->host.release(*p, *bytes);
+    *p = larger;
+    *bytes = wanted;
+    return ERR_NONE;
+}
+
+/* Room to round `tokens` rows of cols columns, or as many as INPUT_BYTES_MAX holds, at least a block. */
+static enum err reserve_input(struct vnni_dev *d, size_t tokens, size_t cols)
+{
+    const size_t groups = (cols + 31) / 32;
+    const size_t block = VNNI_BLOCK * groups * (32 + VNNI_INFO * 4);
+    size_t blocks = (tokens + VNNI_BLOCK - 1) / VNNI_BLOCK;
+    if (blocks * block > INPUT_BYTES_MAX)
+        blocks = INPUT_BYTES_MAX / block;
+    return grow(d, &d->input, &d->input_bytes, (blocks == 0 ? 1 : blocks) * block);
+}
+
+static enum err reserve_unpacked(struct vnni_dev *d, const struct hal_mat *w)
+{
+    if (vnni_layout_of(w->type) == NULL)
+        return ERR_NONE;
+    const size_t panel = w->cols / 32 * vnni_group_bytes(vnni_shape_of(w->type));
+    size_t panels = UNPACKED_BYTES_MAX / (panel == 0 ? 1 : panel);
+    panels = panels < 1 ? 1 : panels > 8 ? 8 : panels;
+    const size_t wanted = round64(panels * panel);
+    if (wanted <= d->unpacked_bytes)
+        return ERR_NONE;
+    const uint32_t threads = vnni_pool_threads(d->pool);
+    size_t bytes = d->unpacked_bytes * threads;
+    const enum err e = grow(d, &d->unpacked, &bytes, wanted * threads);
+    if (e == ERR_NONE)
+        d->unpacked_bytes = wanted;
+    return e;
+}
+
+enum err vnni_mat_new(void *dev, struct hal_mat *m)
+{
+    struct vnni_dev *d = dev;
+    if (m->use == HAL_WEIGHT) {
+        const size_t bytes = weight_bytes(m);
+        if (bytes == 0)
+            return ERR_ARGUMENT;
+        enum err e = reserve_input(d, 1, m->cols);
+        if (e == ERR_NONE)
+            e = reserve_unpacked(d, m);
+        if (e != ERR_NONE)
+            return e;
+        m->mem = d->host.alloc(bytes);
+        return m->mem == NULL ? ERR_MEMORY : ERR_NONE;
+    }
+    if (m->use == HAL_ACTIVATION) {
+        const enum err e = reserve_input(d, m->rows, m->cols);
+        if (e != ERR_NONE)
+            return e;
+    }
+    return scalar_mat_new(dev, m);
+}
+
+void vnni_mat_free(void *dev, struct hal_mat *m)
+{
+    struct vnni_dev *d = dev;
+    if (m->use != HAL_WEIGHT) {
+        scalar_mat_free(dev, m);
+        return;
+    }
+    if (m->mem != NULL)
+        d->host.release(m->mem, weight_bytes(m));
+    m->mem = NULL;
+}
+
+static void put_panel(void *context, uint32_t tile, uint32_t thread)
+{
+    (void)thread;
+    const struct put_job *job = context;
+    const uint32_t panel = job->row / VNNI_ROWS + tile;
+    uint8_t *target = (uint8_t *)job->m->mem + panel * job->panel_bytes;
+    const uint32_t end = job->row + job->rows;
+    for (uint32_t r = 0; r < VNNI_ROWS; r++) {
+        const uint32_t row = panel * VNNI_ROWS + r;
+        if (r == 0 && row >= job->row && end < row + VNNI_ROWS)
+            memset(target, 0, job->panel_bytes); /* rows that never come are zero blocks */
+        if (row >= job->row && row < end)
+            vnni_layout_put_row(job->m->type, job->m->cols,
+                                job->host + (size_t)(row - job->row) * job->row_bytes, target, r);
+    }
+}
+
+static enum err check_rows(const struct hal_mat *m, uint32_t row, uint32_t rows, size_t bytes)
+{
+    if (m->mem == NULL || row > m->rows || rows > m->rows - row ||
+        bytes != rows * host_row_bytes(m->type, m->cols))
+        return ERR_ARGUMENT;
+    return ERR_NONE;
+}
+
+enum err vnni_mat_put(void *dev, struct hal_mat *m, uint32_t row, uint32_t rows, const void *host,
+                      size_t bytes)
+{
+    struct vnni_dev *d = dev;
+    if (m->use != HAL_WEIGHT)
+        return scalar_mat_put(dev, m, row, rows, host, bytes);
+    const enum err e = check_rows(m, row, rows, bytes);
+    if (e != ERR_NONE || rows == 0)
+        return e;
+    struct put_job job = {.m = m,
+                          .host = host,
+                          .row_bytes = host_row_bytes(m->type, m->cols),
+                          .panel_bytes = vnni_layout_panel_bytes(m->type, m->cols),
+                          .row = row,
+                          .rows = rows};
+    const uint32_t panels = (row + rows - 1) / VNNI_ROWS - row / VNNI_ROWS + 1;
+    vnni_pool_run(d->pool, put_panel, &job, panels);
+    return ERR_NONE;
+}
+
+static void get_row(const struct hal_mat *m, uint32_t row, void *host)
+{
+    const uint8_t *panel = (const uint8_t *)m->mem +
+                           row / VNNI_ROWS * vnni_layout_panel_bytes(m->type, m->cols);
+    vnni_layout_get_row(m->type, m->cols, panel, row % VNNI_ROWS, host);
+}
+
+enum err vnni_mat_get(void *dev, const struct hal_mat *m, uint32_t row, uint32_t rows, void *host,
+                      size_t bytes)
+{
+    if (m->use != HAL_WEIGHT)
+        return scalar_mat_get(dev, m, row, rows, host, bytes);
+    const enum err e = check_rows(m, row, rows, bytes);
+    if (e != ERR_NONE)
+        return e;
+    const size_t row_bytes = host_row_bytes(m->type, m->cols);
+    for (uint32_t i = 0; i < rows; i++)
+        get_row(m, row + i, (uint8_t *)host + i * row_bytes);
+    return ERR_NONE;
+}
+
+enum err vnni_embed(void *dev, const struct hal_mat *y, const struct hal_mat *table,
+                    const uint32_t *row)
+{
+    if (table->use != HAL_WEIGHT)
+        return scalar_embed(dev, y, table, row);
+    if (y->type != HAL_F32 || y->use != HAL_ACTIVATION || y->cols != table->cols)
+        return ERR_ARGUMENT;
+    for (uint32_t i = 0; i < y->rows; i++) {
+        if (row[i] >= table->rows)
+            return ERR_ARGUMENT;
+    }
+    struct vnni_dev *d = dev;
+    const size_t row_bytes = host_row_bytes(table->type, table->cols);
+    uint8_t *bytes = d->input; /* a block of rounded activations is larger than a row */
+    for (uint32_t i = 0; i < y->rows; i++) {
+        get_row(table, row[i], bytes);
+        const enum err e = scalar_decode(dev, table->type, bytes, row_bytes, 1, table->cols,
+                                         (float *)y->mem + (size_t)i * y->cols);
+        if (e != ERR_NONE)
+            return e;
+    }
+    return ERR_NONE;
+}

@@ -1,0 +1,187 @@
+/* vnni_matmul.c: rounds the input once, then hands tiles of panels to the threads. Plain C: the kernels
+ * of the chosen instruction set do the work. */
+#include "plugins/vnni/vnni.h"
+
+enum {
+    WEIGHTS_MAX = 16,       /* of one call; more are taken in several rounds */
+    TILE_BYTES = 32 << 10,  /* weights of one tile with one token: some microseconds */
+    TILES_PER_THREAD = 8,   /* with many tokens: enough to even out, few enough to keep tokens in cache */
+    ROUND_PARALLEL = 1 << 15 /* values below which waking threads costs more than it saves */
+};
+
+/* One weight's share of a job. */
+struct part {
+    const struct hal_mat *w;
+    float *y;
+    size_t panel_bytes;
+    size_t unpacked_bytes; /* of one panel */
+    uint32_t panels;
+    uint32_t tile_panels;
+    uint32_t first_tile;
+};
+
+struct job {
+    struct vnni_dev *dev;
+    const float *x;
+    struct vnni_input input; /* of tokens `first` on */
+    uint32_t first;
+    uint32_t tokens;
+    uint32_t count;
+    struct part parts[WEIGHTS_MAX];
+};
+
+static int is_dense(uint32_t type)
+{
+    return vnni_layout_dense_bytes(type) != 0;
+}
+
+struct vnni_shape vnni_shape_of(uint32_t type)
+{
+    switch (type) {
+    case HAL_Q4_1:
+    case HAL_Q5_1:
+    case HAL_Q4_K:
+    case HAL_Q5_K: return (struct vnni_shape){1, 1};
+    case HAL_Q2_K: return (struct vnni_shape){1, 2};
+    case HAL_Q6_K: return (struct vnni_shape){2, 0};
+    default: return (struct vnni_shape){1, 0};
+    }
+}
+
+static void multiply_unpacked(const struct job *job, const struct part *part, uint32_t panel,
+                              uint32_t panels, uint32_t thread)
+{
+    const struct vnni_dev *d = job->dev;
+    const struct vnni_shape shape = vnni_shape_of(part->w->type);
+    uint8_t *room = d->unpacked + thread * d->unpacked_bytes;
+    const uint8_t *resident = (const uint8_t *)part->w->mem + panel * part->panel_bytes;
+    for (uint32_t p = 0; p < panels; p++)
+        d->kernels->unpack(part->w->type, resident + p * part->panel_bytes, part->w->cols,
+                           room + p * part->unpacked_bytes);
+    const uint32_t blocks = (job->tokens + VNNI_BLOCK - 1) / VNNI_BLOCK;
+    for (uint32_t block = 0; block < blocks; block++) {
+        for (uint32_t p = 0; p < panels; p++) {
+            const uint32_t row = (panel + p) * VNNI_ROWS, rows = part->w->rows - row;
+            const struct vnni_output out = {part->y + (size_t)job->first * part->w->rows + row,
+                                            part->w->rows, rows < VNNI_ROWS ? rows : VNNI_ROWS};
+            d->kernels->gemm(shape, room + p * part->unpacked_bytes, &job->input, block, out);
+        }
+    }
+}
+
+static void multiply_panel(const struct job *job, const struct part *part, uint32_t panel)
+{
+    const struct vnni_kernels *kernels = job->dev->kernels;
+    const uint32_t row = panel * VNNI_ROWS, rows = part->w->rows - row;
+    const uint8_t *resident = (const uint8_t *)part->w->mem + panel * part->panel_bytes;
+    const struct vnni_output out = {part->y + (size_t)job->first * part->w->rows + row,
+                                    part->w->rows, rows < VNNI_ROWS ? rows : VNNI_ROWS};
+    if (is_dense(part->w->type))
+        kernels->dense(part->w->type, resident, job->x + (size_t)job->first * part->w->cols,
+                       part->w->cols, 0, job->tokens, out);
+    else
+        kernels->gemv(part->w->type, resident, &job->input, out);
+}
+
+static void multiply_tile(void *context, uint32_t tile, uint32_t thread)
+{
+    const struct job *job = context;
+    uint32_t i = job->count - 1;
+    while (job->parts[i].first_tile > tile)
+        i--;
+    const struct part *part = &job->parts[i];
+    const uint32_t panel = (tile - part->first_tile) * part->tile_panels;
+    const uint32_t left = part->panels - panel;
+    const uint32_t panels = left < part->tile_panels ? left : part->tile_panels;
+    if (job->tokens > 1 && !is_dense(part->w->type)) {
+        multiply_unpacked(job, part, panel, panels, thread);
+        return;
+    }
+    for (uint32_t p = 0; p < panels; p++)
+        multiply_panel(job, part, panel + p);
+}
+
+static void round_block(void *context, uint32_t tile, uint32_t thread)
+{
+    (void)thread;
+    const struct job *job = context;
+    const struct vnni_input *in = &job->input;
+    job->dev->kernels->round(in, job->x + (size_t)job->first * in->cols, tile * in->width,
+                             (tile + 1) * in->width);
+}
+
+static void round_input(struct job *job, uint32_t cols)
+{
+    struct vnni_input *in = &job->input;
+    in->tokens = job->tokens;
+    in->cols = cols;
+    in->width = job->tokens == 1 ? 1 : VNNI_BLOCK;
+    const uint32_t blocks = (job->tokens + in->width - 1) / in->width;
+    in->q = (int8_t *)job->dev->input;
+    in->info = (float *)(void *)(job->dev->input + (size_t)blocks * in->width * cols);
+    if ((size_t)job->tokens * cols >= ROUND_PARALLEL) {
+        vnni_pool_run(job->dev->pool, round_block, job, blocks);
+        return;
+    }
+    for (uint32_t block = 0; block < blocks; block++)
+        round_block(job, block, 0);
+}
+
+static uint32_t tile_panels(const struct job *job, const struct part *part)
+{
+    const uint32_t threads = vnni_pool_threads(job->dev->pool);
+    size_t panels = part->panels / (threads * TILES_PER_THREAD);
+    if (job->tokens == 1)
+        panels = TILE_BYTES / part->panel_bytes;
+    else if (!is_dense(part->w->type) &&
+             panels > job->dev->unpacked_bytes / part->unpacked_bytes)
+        panels = job->dev->unpacked_bytes / part->unpacked_bytes;
+    return panels == 0 ? 1 : (uint32_t)panels;
+}
+
+/* Tokens first.. of x times count weights, as many tokens as the room for rounded ones holds. */
+static void multiply(struct job *job, const struct hal_mat *const *y, const struct hal_mat *const *w,
+                     uint32_t count)
+{
+    uint32_t tiles = 0;
+    job->count = count;
+    for (uint32_t i = 0; i < count; i++) {
+        struct part *part = &job->parts[i];
+        *part = (struct part){.w = w[i],
+                              .y = y[i]->mem,
+                              .panel_bytes = vnni_layout_panel_bytes(w[i]->type, w[i]->cols),
+                              .unpacked_bytes =
+                                  w[i]->cols / 32 * vnni_group_bytes(vnni_shape_of(w[i]->type)),
+                              .panels = (w[i]->rows + VNNI_ROWS - 1) / VNNI_ROWS,
+                              .first_tile = tiles};
+        part->tile_panels = tile_panels(job, part);
+        tiles += (part->panels + part->tile_panels - 1) / part->tile_panels;
+    }
+    vnni_pool_run(job->dev->pool, multiply_tile, job, tiles);
+}
+
+enum err vnni_matmul(void *dev, const struct hal_mat *const *y, const struct hal_mat *x,
+                     const struct hal_mat *const *w, uint32_t count)
+{
+    const enum err e = scalar_check_matmul(y, x, w, count);
+    if (e != ERR_NONE)
+        return e;
+    struct job job = {.dev = dev, .x = x->mem};
+    int has_blocks = 0;
+    for (uint32_t i = 0; i < count; i++)
+        has_blocks |= !is_dense(w[i]->type);
+    const size_t groups = (x->cols + 31) / 32;
+    const size_t block_bytes = VNNI_BLOCK * groups * (32 + VNNI_INFO * 4);
+    const size_t room = job.dev->input_bytes / block_bytes * VNNI_BLOCK;
+    for (uint32_t first = 0; first < x->rows; first += job.tokens) {
+        job.first = first;
+        job.tokens = x->rows - first;
+        if (has_blocks && job.tokens > room)
+            job.tokens = (uint32_t)room;
+        if (has_blocks)
+            round_input(&job, x->cols);
+        for (uint32_t i = 0; i < count; i += WEIGHTS_MAX)
+            multiply(&job, y + i, w + i, count - i < WEIGHTS_MAX ? count - i : WEIGHTS_MAX);
+    }
+    return ERR_NONE;
+}

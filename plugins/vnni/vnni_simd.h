@@ -1,0 +1,153 @@
+/* vnni_simd.h: the few vector operations that the kernels are written in, 256 or 512 bits wide.
+ *
+ * Included by kernel files only, which are compiled once per instruction set. A vector of LANES 32-bit
+ * lanes stands for LANES rows of a panel, four columns each; a panel of 16 rows is HALVES vectors.
+ * CODE_BIAS is added to every code: 128 where the multiplier wants unsigned bytes, else 0.
+ */
+#ifndef VNNI_SIMD_H
+#define VNNI_SIMD_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+
+#define VI __m512i
+#define VF __m512
+enum { LANES = 16, HALVES = 1 };
+
+INLINE VI vi_load(const void *p) { return _mm512_loadu_si512(p); }
+INLINE void vi_store(void *p, VI a) { _mm512_storeu_si512(p, a); }
+INLINE VI vi_zero(void) { return _mm512_setzero_si512(); }
+INLINE VI vi_set8(int a) { return _mm512_set1_epi8((char)a); }
+INLINE VI vi_set32(int32_t a) { return _mm512_set1_epi32(a); }
+INLINE VI vi_and(VI a, VI b) { return _mm512_and_si512(a, b); }
+INLINE VI vi_or(VI a, VI b) { return _mm512_or_si512(a, b); }
+INLINE VI vi_xor(VI a, VI b) { return _mm512_xor_si512(a, b); }
+INLINE VI vi_add8(VI a, VI b) { return _mm512_add_epi8(a, b); }
+INLINE VI vi_sub8(VI a, VI b) { return _mm512_sub_epi8(a, b); }
+INLINE VI vi_add32(VI a, VI b) { return _mm512_add_epi32(a, b); }
+INLINE VI vi_mul32(VI a, VI b) { return _mm512_mullo_epi32(a, b); }
+INLINE VI vi_sub32(VI a, VI b) { return _mm512_sub_epi32(a, b); }
+INLINE VI vi_shuffle8(VI table, VI index) { return _mm512_shuffle_epi8(table, index); }
+INLINE VI vi_table(__m128i a) { return _mm512_broadcast_i32x4(a); }
+#define vi_shr16(a, n) _mm512_srli_epi16(a, n)
+#define vi_shl16(a, n) _mm512_slli_epi16(a, n)
+/* b where a bit of mask is set in a, else 0 */
+INLINE VI vi_if_bits(VI a, VI mask, VI b)
+{
+    return _mm512_maskz_mov_epi8(_mm512_test_epi8_mask(a, mask), b);
+}
+INLINE VI vi_bytes_to_32(const uint8_t *p) /* one byte of each lane, unsigned */
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+INLINE VI vi_signed_bytes_to_32(const uint8_t *p)
+{
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+INLINE VF vf_load(const void *p) { return _mm512_loadu_ps(p); }
+INLINE void vf_store(void *p, VF a) { _mm512_storeu_ps(p, a); }
+INLINE VF vf_zero(void) { return _mm512_setzero_ps(); }
+INLINE VF vf_set(float a) { return _mm512_set1_ps(a); }
+INLINE VF vf_add(VF a, VF b) { return _mm512_add_ps(a, b); }
+INLINE VF vf_mul(VF a, VF b) { return _mm512_mul_ps(a, b); }
+INLINE VF vf_fma(VF a, VF b, VF c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE VF vf_fnma(VF a, VF b, VF c) { return _mm512_fnmadd_ps(a, b, c); }
+INLINE VF vf_from_32(VI a) { return _mm512_cvtepi32_ps(a); }
+INLINE VF vf_from_f16(const void *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+INLINE VF vf_from_bf16(const void *p)
+{
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+
+#else
+
+#define VI __m256i
+#define VF __m256
+enum { LANES = 8, HALVES = 2 };
+
+INLINE VI vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+INLINE void vi_store(void *p, VI a) { _mm256_storeu_si256((__m256i *)p, a); }
+INLINE VI vi_zero(void) { return _mm256_setzero_si256(); }
+INLINE VI vi_set8(int a) { return _mm256_set1_epi8((char)a); }
+INLINE VI vi_set32(int32_t a) { return _mm256_set1_epi32(a); }
+INLINE VI vi_and(VI a, VI b) { return _mm256_and_si256(a, b); }
+INLINE VI vi_or(VI a, VI b) { return _mm256_or_si256(a, b); }
+INLINE VI vi_xor(VI a, VI b) { return _mm256_xor_si256(a, b); }
+INLINE VI vi_add8(VI a, VI b) { return _mm256_add_epi8(a, b); }
+INLINE VI vi_sub8(VI a, VI b) { return _mm256_sub_epi8(a, b); }
+INLINE VI vi_add32(VI a, VI b) { return _mm256_add_epi32(a, b); }
+INLINE VI vi_mul32(VI a, VI b) { return _mm256_mullo_epi32(a, b); }
+INLINE VI vi_sub32(VI a, VI b) { return _mm256_sub_epi32(a, b); }
+INLINE VI vi_shuffle8(VI table, VI index) { return _mm256_shuffle_epi8(table, index); }
+INLINE VI vi_table(__m128i a) { return _mm256_broadcastsi128_si256(a); }
+#define vi_shr16(a, n) _mm256_srli_epi16(a, n)
+#define vi_shl16(a, n) _mm256_slli_epi16(a, n)
+INLINE VI vi_if_bits(VI a, VI mask, VI b)
+{
+    const VI clear = _mm256_cmpeq_epi8(_mm256_and_si256(a, mask), _mm256_setzero_si256());
+    return _mm256_andnot_si256(clear, b);
+}
+INLINE VI vi_bytes_to_32(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+INLINE VI vi_signed_bytes_to_32(const uint8_t *p)
+{
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+INLINE VF vf_load(const void *p) { return _mm256_loadu_ps(p); }
+INLINE void vf_store(void *p, VF a) { _mm256_storeu_ps(p, a); }
+INLINE VF vf_zero(void) { return _mm256_setzero_ps(); }
+INLINE VF vf_set(float a) { return _mm256_set1_ps(a); }
+INLINE VF vf_add(VF a, VF b) { return _mm256_add_ps(a, b); }
+INLINE VF vf_mul(VF a, VF b) { return _mm256_mul_ps(a, b); }
+INLINE VF vf_fma(VF a, VF b, VF c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE VF vf_fnma(VF a, VF b, VF c) { return _mm256_fnmadd_ps(a, b, c); }
+INLINE VF vf_from_32(VI a) { return _mm256_cvtepi32_ps(a); }
+INLINE VF vf_from_f16(const void *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+INLINE VF vf_from_bf16(const void *p)
+{
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+
+#endif
+
+/* Four columns of activations for every lane. */
+INLINE VI vi_columns(const int8_t *p)
+{
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return vi_set32(four);
+}
+
+/* acc + the products of four codes and four activations in each lane, exact. */
+#if defined(__AVX512VNNI__)
+enum { CODE_BIAS = 128 };
+INLINE VI vi_dot(VI acc, VI codes, VI x) { return _mm512_dpbusd_epi32(acc, codes, x); }
+#elif defined(__AVXVNNI__)
+enum { CODE_BIAS = 128 };
+INLINE VI vi_dot(VI acc, VI codes, VI x) { return _mm256_dpbusd_epi32(acc, codes, x); }
+#else
+enum { CODE_BIAS = 0 };
+/* The pair sums of maddubs cannot saturate: |code| <= 128 and |x| <= 127 give at most 32512. */
+INLINE VI vi_dot(VI acc, VI codes, VI x)
+{
+    const VI pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(x, codes));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+#endif
+
+#endif
