@@ -1,18 +1,18 @@
 /* message.h: what controller and devices say to each other, as structs, and as deterministic CBOR.
  *
- * Each message is the payload of an envelope (envelope.h) of its type. It is one map; the numbers of
- * its keys are in the table of message_*.c that defines it. A field that is zero, empty or all zero
- * bytes means "absent" and is left out, a present zero is refused, so what was accepted encodes to the
- * same bytes again. Unknown keys are skipped, unless a plan lists them as critical.
+ * Each message is the payload of an envelope (envelope.h) of its type. It is one map; the numbers
+ * of its keys are in the table of message_*.c that defines it. A field that is zero, empty or all
+ * zero bytes means "absent" and is left out, a present zero is refused, so what was accepted
+ * encodes to the same bytes again. Unknown keys are skipped, unless a plan lists them as critical.
  *
- * decode overwrites the whole struct, but for the pointers and maxima of lists, which the caller sets;
- * it allocates nothing. struct message_blob points into the bytes, which must outlive it. Text fields
- * hold valid UTF-8 and a NUL.
+ * decode overwrites the whole struct, but for the pointers and maxima of lists, which the caller
+ * sets; it allocates nothing. struct message_blob points into the bytes, which must outlive it.
+ * Text fields hold valid UTF-8 and a NUL.
  *
- * Errors of decode: ERR_FORMAT (malformed, not deterministic, a required field missing, out of range),
- * ERR_FULL (a list is longer than the caller's array), ERR_UNSUPPORTED (unknown critical field or
- * schema); the struct is then not to be used. Errors of encode: ERR_FULL (capacity), ERR_ARGUMENT (a
- * field that the decoder would refuse). Threads: any.
+ * Errors of decode: ERR_FORMAT (malformed, not deterministic, a required field missing, out of
+ * range), ERR_FULL (a list is longer than the caller's array), ERR_UNSUPPORTED (unknown critical
+ * field or schema); the struct is then not to be used. Errors of encode: ERR_FULL (capacity),
+ * ERR_ARGUMENT (a field that the decoder would refuse). Threads: any.
  */
 #ifndef MESSAGE_H
 #define MESSAGE_H
