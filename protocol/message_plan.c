@@ -86,6 +86,7 @@ static const struct codec_field plan_fields[] = {
     CODEC_NUMBER(23, CODEC_U32, T, trial_s, 0, 0),
     CODEC_NUMBER(24, CODEC_U32, T, trial_requests, 0, 0),
     CODEC_STRUCT(25, T, watch, &watch_table),
+    CODEC_NUMBER(26, CODEC_BLOB, T, derivation, 0, MESSAGE_MAX),
 };
 static const struct codec_table plan_table = CODEC_TABLE(T, plan_fields);
 #undef T
