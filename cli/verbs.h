@@ -7,7 +7,8 @@
 
 /* clang-format off */
 #define VERBS(VERB) \
-    /* VERB(inspect) */
+    VERB(calibrate) \
+    VERB(quantize)
 /* clang-format on */
 
 #define VERBS_DECLARE(name) extern const struct cli_verb cli_##name;

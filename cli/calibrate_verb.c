@@ -1,0 +1,166 @@
+/* calibrate_verb.c: tare calibrate: texts through a base, second moments of every linear input out. */
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/progress.h"
+#include "compress/calibrate.h"
+#include "hal/engine.h"
+
+enum { TEXTS_MAX = 256, LANGUAGE_BYTES = 32 };
+
+struct calibrate_settings {
+    const char *out;
+    struct cli_list texts;
+    struct cli_list languages;
+    struct cli_list merge;
+    const char *compare;
+    int64_t tokens, window;
+    bool unbalanced, dat;
+};
+
+static const struct cli_option options[] = {
+    {.letter = 'o', .name = "output", .kind = CLI_TEXT, .value = "PROFILE.gguf", .is_required = true,
+     .offset = offsetof(struct calibrate_settings, out), .help = "the profile to write"},
+    {.name = "text", .kind = CLI_LIST, .value = "FILE", .is_greedy = true,
+     .offset = offsetof(struct calibrate_settings, texts), .help = "texts, all of one group"},
+    {.name = "language", .kind = CLI_LIST, .value = "en=FILE", .is_greedy = true,
+     .offset = offsetof(struct calibrate_settings, languages),
+     .help = "texts per language; every language gets the same number of tokens"},
+    {.name = "tokens", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 1e12,
+     .offset = offsetof(struct calibrate_settings, tokens), .help = "per language; default: what the shortest has"},
+    {.name = "window", .kind = CLI_INT, .value = "N", .preset = "512", .minimum = 16, .maximum = 1e6,
+     .offset = offsetof(struct calibrate_settings, window), .help = "tokens per window"},
+    {.name = "unbalanced", .kind = CLI_FLAG, .offset = offsetof(struct calibrate_settings, unbalanced),
+     .help = "take every token of every language"},
+    {.name = "merge", .kind = CLI_LIST, .value = "PROFILE", .is_greedy = true,
+     .offset = offsetof(struct calibrate_settings, merge), .help = "add these profiles to the new one"},
+    {.name = "compare", .kind = CLI_TEXT, .value = "PROFILE",
+     .offset = offsetof(struct calibrate_settings, compare), .help = "print how far the result is from this one"},
+    {.name = "dat", .kind = CLI_FLAG, .offset = offsetof(struct calibrate_settings, dat),
+     .help = "write the older binary imatrix form"},
+    {.name = NULL}};
+
+static int show(void *context, const struct calibrate_progress *p)
+{
+    progress_update(context, (double)p->tokens, p->language);
+    return 0;
+}
+
+static int take_texts(struct cli_call *call, struct calibrate_text *text,
+                      char (*language)[LANGUAGE_BYTES], uint32_t *count)
+{
+    const struct calibrate_settings *s = call->settings;
+    if (s->texts.count + s->languages.count > TEXTS_MAX)
+        return cli_fail(call, CLI_USAGE, NULL, NULL, "expected at most %d texts", TEXTS_MAX);
+    for (size_t i = 0; i < s->texts.count; i++)
+        text[(*count)++] = (struct calibrate_text){.path = s->texts.items[i], .language = "text"};
+    for (size_t i = 0; i < s->languages.count; i++) {
+        const char *equals = strchr(s->languages.items[i], '=');
+        const size_t bytes = equals ? (size_t)(equals - s->languages.items[i]) : 0;
+        if (bytes == 0 || bytes >= LANGUAGE_BYTES || equals[1] == 0)
+            return cli_fail(call, CLI_USAGE, NULL, "--language", "'%s': expected LANGUAGE=FILE",
+                            s->languages.items[i]);
+        memcpy(language[*count], s->languages.items[i], bytes);
+        language[*count][bytes] = 0;
+        text[*count] = (struct calibrate_text){.path = equals + 1, .language = language[*count]};
+        ++*count;
+    }
+    return CLI_DONE;
+}
+
+static int finish(struct cli_call *call, struct profile *p)
+{
+    const struct calibrate_settings *s = call->settings;
+    struct fault f = {""};
+    struct profile_drift drift = {0};
+    char sha256[65] = "";
+    enum err e = ERR_NONE;
+    for (size_t i = 0; !e && i < s->merge.count; i++) {
+        struct profile *other = NULL;
+        if (!(e = profile_load(s->merge.items[i], &other, &f)))
+            e = profile_merge(p, other, 1, &f);
+        profile_close(other);
+    }
+    if (!e)
+        e = s->dat ? profile_save_dat(p, s->out, &f) : profile_save(p, s->out, sha256, &f);
+    if (!e && s->compare) {
+        struct profile *then = NULL;
+        if (!(e = profile_load(s->compare, &then, &f)) && (e = profile_compare(then, p, &drift)))
+            fault_set(&f, e, "%s: has no input in common with the new profile", s->compare);
+        profile_close(then);
+    }
+    if (e)
+        return cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
+                        f.text[0] ? f.text : cli_sentence(e));
+    json_t *answer = json_pack("{s:s, s:s, s:i, s:i, s:i}", "profile", s->out, "sha256", sha256, "inputs",
+                               (int)p->entries, "windows", (int)p->chunks, "window_tokens", (int)p->chunk_size);
+    json_t *languages = json_array();
+    for (uint32_t i = 0; i < p->languages; i++)
+        json_array_append_new(languages, json_string(p->language[i]));
+    json_object_set_new(answer, "languages", languages);
+    if (s->compare)
+        json_object_set_new(answer, "drift", json_pack("{s:f, s:f, s:s}", "score", drift.score, "worst",
+                                                       drift.worst, "worst_input", drift.worst_name));
+    cli_answer(call, answer);
+    cli_print(call, "%s: %u inputs, %u windows of %u tokens\n", s->out, p->entries, p->chunks, p->chunk_size);
+    if (s->compare)
+        cli_print(call, "drift %.5f (worst %.5f, %s)\n", drift.score, drift.worst, drift.worst_name);
+    return CLI_DONE;
+}
+
+static int calibrate(struct cli_call *call)
+{
+    static struct calibrate_text text[TEXTS_MAX];
+    static char language[TEXTS_MAX][LANGUAGE_BYTES];
+    const struct calibrate_settings *s = call->settings;
+    struct engine *engine = NULL;
+    struct profile *p = NULL;
+    struct progress progress;
+    struct fault f = {""};
+    uint32_t texts = 0;
+    int status = take_texts(call, text, language, &texts);
+    if (status != CLI_DONE)
+        return status;
+    if (texts == 0)
+        return cli_fail(call, CLI_USAGE, NULL, NULL, "expected --text or --language");
+    if ((status = cli_engine_open(call, &engine)) != CLI_DONE)
+        return status;
+    progress_open(&progress, call, "calibrate", "tokens", 0);
+    const struct calibrate_options o = {.base_path = call->operand[0],
+                                        .engine = engine,
+                                        .text = text,
+                                        .texts = texts,
+                                        .tokens_per_language = (uint64_t)s->tokens,
+                                        .unbalanced = s->unbalanced,
+                                        .context = (uint32_t)s->window,
+                                        .progress = show,
+                                        .progress_context = &progress};
+    const enum err e = calibrate_run(&o, &p, &f);
+    progress_close(&progress, e == ERR_NONE);
+    engine_close(engine);
+    status = e ? cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
+                          f.text[0] ? f.text : cli_sentence(e))
+               : finish(call, p);
+    profile_close(p);
+    return status;
+}
+
+const struct cli_verb cli_calibrate = {
+    .name = "calibrate",
+    .operands = "BASE.gguf",
+    .operands_min = 1,
+    .operands_max = 1,
+    .summary = "gather the activation statistics that weight a quantisation",
+    .text = "The profile is an imatrix file in GGUF form: llama.cpp's quantizer reads it, and tare reads theirs.",
+    .options = options,
+    .shared = CLI_ENGINE | CLI_OUTPUT,
+    .settings_bytes = sizeof(struct calibrate_settings),
+    .run = calibrate,
+    .examples = (const struct cli_example[]){
+        {"tare calibrate base.gguf --text notes.txt -o profile.gguf", "one text"},
+        {"tare calibrate base.gguf --language en=en.txt de=de.txt -o profile.gguf",
+         "two languages, as many tokens of each"},
+        {"tare calibrate base.gguf --text new.txt -o new.gguf --compare old.gguf", "how far it has drifted"},
+        {NULL, NULL}}};
