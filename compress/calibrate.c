@@ -114,7 +114,7 @@ static enum err add_text(struct work *w, const struct calibrate_text *t)
         goto out;
     }
     l->token = token;
-    e = tokenizer_encode(w->tokenizer, text, bytes, false, false, token + l->tokens, bytes + 4, &count);
+    e = tokenizer_encode(w->tokenizer, text, bytes, l->tokens == 0, false, token + l->tokens, bytes + 4, &count);
     if (e)
         fault_set(w->fault, e, "%s: cannot be tokenised", t->path);
     else
@@ -128,17 +128,16 @@ out:
 static enum err set_budgets(struct work *w, uint64_t *total)
 {
     const struct calibrate_options *o = w->options;
-    const size_t fresh = w->context - (tokenizer_adds_bos(w->tokenizer) ? 1u : 0u);
     size_t least = SIZE_MAX;
     for (uint32_t i = 0; i < w->languages; i++) {
         struct language *l = &w->language[i];
         size_t tokens = l->tokens;
         if (o->tokens_per_language && tokens > o->tokens_per_language)
             tokens = o->tokens_per_language;
-        l->budget = tokens / fresh;
+        l->budget = tokens / w->context;
         if (l->budget == 0)
-            return fault_set(w->fault, ERR_ARGUMENT, "%s: has %zu tokens to use, one window takes %zu",
-                             l->name, tokens, fresh);
+            return fault_set(w->fault, ERR_ARGUMENT, "%s: has %zu tokens to use, one window takes %u",
+                             l->name, tokens, w->context);
         least = l->budget < least ? l->budget : least;
     }
     *total = 0;
@@ -152,13 +151,14 @@ static enum err set_budgets(struct work *w, uint64_t *total)
 
 static enum err run_window(struct work *w, struct language *l)
 {
-    uint32_t at = 0;
+    memcpy(w->window, l->token + l->spent, w->context * sizeof *w->window);
     if (tokenizer_adds_bos(w->tokenizer))
-        w->window[at++] = tokenizer_bos(w->tokenizer);
-    memcpy(w->window + at, l->token + l->spent, (w->context - at) * sizeof *w->window);
-    l->spent += w->context - at;
+        w->window[0] = tokenizer_bos(w->tokenizer);
+    l->spent += w->context;
     l->budget--;
-    const struct model_run run = {.sequence = 0, .outputs = 0, .count = w->context, .tokens = w->window};
+    /* all outputs are wanted: the last layer may leave out rows that nobody asks for */
+    const struct model_run run = {
+        .sequence = 0, .outputs = w->context, .count = w->context, .tokens = w->window};
     model_truncate(w->model, 0, 0);
     enum err e = model_step(w->model, &run, 1);
     return e ? e : w->error;
