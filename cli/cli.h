@@ -23,10 +23,9 @@
  *
  *     const struct cli_verb cli_quantize = {
  *         .name = "quantize", .operands = "BASE.gguf", .operands_min = 1, .operands_max = 1,
- *         .summary = "derive a variant of a base", .options = options, .shared = CLI_ENGINE |
- * CLI_OUTPUT, .settings_bytes = sizeof(struct quantise_settings), .run = quantize, .examples =
- * (const struct cli_example[]){{"tare quantize base.gguf -o small.gguf --type Q4_K", "every linear
- * in Q4_K"}, {NULL, NULL}}};
+ *         .summary = "derive a variant of a base", .options = options,
+ *         .shared = CLI_ENGINE | CLI_OUTPUT, .settings_bytes = sizeof(struct quantise_settings),
+ *         .run = quantize, .examples = examples};
  */
 #ifndef CLI_H
 #define CLI_H
