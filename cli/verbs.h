@@ -8,7 +8,9 @@
 /* clang-format off */
 #define VERBS(VERB) \
     VERB(calibrate) \
-    VERB(quantize)
+    VERB(quantize) \
+    VERB(fleet) \
+    /* the end */
 /* clang-format on */
 
 #define VERBS_DECLARE(name) extern const struct cli_verb cli_##name;
