@@ -8,6 +8,8 @@
 #include "protocol/cbor_float.h"
 #include "protocol/utf8.h"
 
+enum { TAG_SIGN1 = 0xc0 + CBOR_TAG_SIGN1 };
+
 /* One head as libcbor reports it, with its content for strings. */
 struct item {
     enum cbor_kind kind;
@@ -151,6 +153,12 @@ static enum err decode_head(const struct cbor_reader *r, struct item *item, size
     size_t rest = (size_t)(r->end - r->at);
     if (rest == 0)
         return ERR_FORMAT;
+    if (*r->at == TAG_SIGN1) {
+        /* libcbor 0.8 refuses the tags that RFC 7049 had not assigned, 18 among them */
+        on_uint(item, CBOR_KIND_TAG, CBOR_TAG_SIGN1);
+        *size = 1;
+        return ERR_NONE;
+    }
     struct cbor_decoder_result result = cbor_stream_decode(r->at, rest, &callbacks, item);
     if (result.status != CBOR_DECODER_FINISHED || item->kind == CBOR_KIND_NONE ||
         result.read > rest)
