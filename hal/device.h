@@ -67,6 +67,9 @@ struct device_info {
  * Errors: ERR_ARGUMENT. */
 NODISCARD enum err device_probe(const struct device_source *source, struct device_info *out);
 
+/* Threads that this process may use: affinity and cgroup quota, at least 1. */
+uint32_t device_threads(void);
+
 /* The names of the feature bits, comma-separated, in ascending order: "avx2,avx512-vnni".
  * Returns the number of bytes needed; text may be short. */
 size_t device_features(uint32_t features, char *text, size_t bytes);

@@ -1,12 +1,15 @@
 /* engine.c: from options to an opened plugin; and the memory that plugins take. */
 #include "hal/engine.h"
 
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <syslog.h>
 
+#include "hal/device.h"
+#include "hal/fallback.h"
+#include "hal/select.h"
 #include "plugins/scalar/scalar.h"
 
 enum { ALIGNMENT = 64 };
@@ -61,13 +64,111 @@ uint64_t engine_memory_peak(void)
     return atomic_load(&memory_peak);
 }
 
-static uint32_t default_threads(void)
+static void note(struct engine_refusal *to, const struct select_plugin *from)
 {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return 1;
-    const int cpus = CPU_COUNT(&set);
-    return cpus > 0 ? (uint32_t)cpus : 1;
+    snprintf(to->name, sizeof to->name, "%s", from->name);
+    to->error = from->error;
+    snprintf(to->reason, sizeof to->reason, "%s", from->reason);
+}
+
+static void refuse(struct engine *engine, const struct select_plugin *plugin)
+{
+    char line[ENGINE_NAME_BYTES + ENGINE_REASON_BYTES + 32];
+    if (engine->refusals < ENGINE_REFUSALS_MAX)
+        note(&engine->refused[engine->refusals++], plugin);
+    snprintf(line, sizeof line, "engine: plugin %s refused: %s: %s", plugin->name,
+             err_name(plugin->error), plugin->reason);
+    engine->host.log(LOG_WARNING, line);
+}
+
+/* The table of a plugin that passed: the same steps as in the child, now in this process. */
+static enum err take_table(const struct select_options *options, struct select_plugin *plugin,
+                           struct hal_plugin *out)
+{
+    if (plugin->file[0] == '\0') {
+        *out = scalar_plugin;
+        return ERR_NONE;
+    }
+    return load_plugin(plugin->file, &options->load, out, plugin->reason);
+}
+
+/* Load and open one plugin into engine; reason is left in plugin. */
+static enum err open_plugin(struct engine *engine, const struct select_options *options,
+                            struct select_plugin *plugin)
+{
+    struct hal_plugin table;
+    void *dev = NULL;
+    enum err e = take_table(options, plugin, &table);
+    if (e == ERR_NONE)
+        e = table.probe(options->path, &engine->caps);
+    if (e != ERR_NONE) {
+        if (plugin->reason[0] == '\0')
+            snprintf(plugin->reason, sizeof plugin->reason, "cannot run here: %.*s",
+                     (int)sizeof engine->caps.reason, engine->caps.reason);
+        return e;
+    }
+    engine->host.path = plugin->file[0] == '\0' ? NULL : options->path;
+    e = table.open(&engine->host, &dev);
+    if (e != ERR_NONE) {
+        snprintf(plugin->reason, sizeof plugin->reason, "does not open");
+        return e;
+    }
+    engine->ops = table;
+    engine->dev = dev;
+    engine->fallback_ops = fallback_missing(&table);
+    if (engine->fallback_ops != 0) {
+        e = fallback_open(&table, dev, &engine->host, &engine->ops, &engine->dev);
+        if (e != ERR_NONE) {
+            table.close(dev);
+            snprintf(plugin->reason, sizeof plugin->reason, "no memory for what it lacks");
+        }
+    }
+    return e;
+}
+
+static enum err find_plugins(const struct engine_options *o, const struct select_options *wanted,
+                             struct select_plugin *list, uint32_t *count)
+{
+    struct select_options options = *wanted;
+    if (o->plugin != NULL && strcmp(o->plugin, "scalar") == 0)
+        options.folder = ""; /* linked in: no file need be touched */
+    /* an unreadable folder leaves scalar */
+    const enum err e = select_list(&options, list, count);
+    if (*count == 0) {
+        *count = 1;
+        memset(&list[0], 0, sizeof list[0]);
+        snprintf(list[0].name, sizeof list[0].name, "%s", o->plugin);
+        snprintf(list[0].reason, sizeof list[0].reason, "no such plugin in %s",
+                 o->folder != NULL ? o->folder : "the plugin folder");
+        list[0].error = e != ERR_NONE ? e : ERR_NOT_FOUND;
+    }
+    return ERR_NONE;
+}
+
+static enum err open_best(struct engine *engine, const struct engine_options *o)
+{
+    const struct select_options options = {
+        .folder = o->folder,
+        .path = o->path,
+        .only = o->plugin,
+        .is_unchecked = o->is_unchecked,
+        .load = {o->keys, o->key_count, o->folder == NULL && load_is_installed()}};
+    struct select_plugin list[SELECT_PLUGINS_MAX];
+    uint32_t count = 0;
+    enum err last = find_plugins(o, &options, list, &count);
+    /* those that do not serve come last in the list, but their reasons come first */
+    for (uint32_t i = 0; i < count; i++)
+        if (!list[i].is_serving) {
+            refuse(engine, &list[i]);
+            last = list[i].error;
+        }
+    for (uint32_t i = 0; i < count && list[i].is_serving; i++) {
+        last = list[i].error = open_plugin(engine, &options, &list[i]);
+        if (last == ERR_NONE || last == ERR_MEMORY)
+            return last;
+        refuse(engine, &list[i]);
+    }
+    return last;
 }
 
 enum err engine_open(const struct engine_options *options, struct engine **out,
@@ -76,25 +177,20 @@ enum err engine_open(const struct engine_options *options, struct engine **out,
     static const struct engine_options defaults;
     const struct engine_options *o = options != NULL ? options : &defaults;
     *out = NULL;
-    if (o->plugin != NULL && strcmp(o->plugin, "scalar") != 0) {
-        if (refusal != NULL) {
-            *refusal = (struct engine_refusal){.error = ERR_NOT_FOUND};
-            snprintf(refusal->name, sizeof refusal->name, "%s", o->plugin);
-            snprintf(refusal->reason, sizeof refusal->reason, "no such plugin");
-        }
-        return ERR_NOT_FOUND;
-    }
     struct engine *engine = calloc(1, sizeof *engine);
     if (engine == NULL)
         return ERR_MEMORY;
     atomic_store(&memory_budget, o->budget_bytes);
-    engine->ops = scalar_plugin;
     engine->host = (struct hal_host){host_alloc, host_release, o->log != NULL ? o->log : silence,
-                                     o->threads != 0 ? o->threads : default_threads(), NULL};
-    enum err e = engine->ops.probe(NULL, &engine->caps);
-    if (e == ERR_NONE)
-        e = engine->ops.open(&engine->host, &engine->dev);
+                                     o->threads != 0 ? o->threads : device_threads(), NULL};
+    const enum err e = open_best(engine, o);
     if (e != ERR_NONE) {
+        if (refusal != NULL) {
+            memset(refusal, 0, sizeof *refusal);
+            if (engine->refusals > 0)
+                *refusal = engine->refused[engine->refusals - 1];
+            refusal->error = e;
+        }
         free(engine);
         return e;
     }

@@ -39,4 +39,8 @@ const char *load_key(void);
  * program's own folder. out: bytes. Errors: ERR_IO, ERR_ARGUMENT (too long). */
 NODISCARD enum err load_folder(char *out, size_t bytes);
 
+/* 1: this program runs from where it was installed (not from a build tree), so that its plugins must be
+ * root's. */
+int load_is_installed(void);
+
 #endif

@@ -29,6 +29,7 @@ struct select_options {
     const char *folder; /* NULL: load_folder() */
     const char *path;   /* code path asked for, NULL: best */
     const char *only;   /* one name, NULL: all */
+    int is_unchecked;   /* 1: no check against scalar, only loading and probing in the child */
     struct load_options load;
 };
 
