@@ -220,3 +220,25 @@ fleet_holds() {
     shift
     fleet "$@" --json --quiet 2>/dev/null | jq -e "$filter" >/dev/null
 }
+
+# --- traffic ----------------------------------------------------------------------------------
+
+# fleet_talk NAME FILE: asks an agent to continue one line of FILE after the other, for ever.
+fleet_talk() {
+    local url line body
+    while :; do
+        while IFS= read -r line; do
+            [ ${#line} -ge 40 ] || continue
+            url=$(fleet_url "$1" 2>/dev/null) || continue
+            body=$(jq -cn --arg prompt "$line" '{prompt: $prompt, max_tokens: 8, temperature: 0}')
+            if curl -sS -m 30 -o /dev/null -w '%{http_code}\n' -H 'Content-Type: application/json' -d "$body" "$url/v1/completions"; then
+                sleep 0.05
+            else
+                sleep 1
+            fi
+        done <"$2"
+    done
+}
+
+# fleet_talks NAME FILE: the same in the background; its HTTP codes are in NAME-talk.log.
+fleet_talks() { fleet_start "$1-talk" fleet_talk "$1" "$2"; }
