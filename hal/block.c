@@ -50,13 +50,22 @@ const struct block_type *block_type(uint32_t type)
 
 const struct block_type *const *block_types(uint32_t *count)
 {
-    static const struct block_type *const types[] = {
-        &block_layout_q2_k.type, &block_layout_q3_k.type,   &block_layout_iq4_xs.type,
-        &block_layout_nf4.type,  &block_layout_q4_0.type,   &block_layout_iq4_nl.type,
-        &block_layout_q4_k.type, &block_layout_q4_1.type,   &block_layout_q5_0.type,
-        &block_layout_q5_k.type, &block_layout_q5_1.type,   &block_layout_q6_k.type,
-        &block_layout_q8_0.type, &type_bf16,                &type_f16,
-        &type_f32};
+    static const struct block_type *const types[] = {&block_layout_q2_k.type,
+                                                     &block_layout_q3_k.type,
+                                                     &block_layout_iq4_xs.type,
+                                                     &block_layout_nf4.type,
+                                                     &block_layout_q4_0.type,
+                                                     &block_layout_iq4_nl.type,
+                                                     &block_layout_q4_k.type,
+                                                     &block_layout_q4_1.type,
+                                                     &block_layout_q5_0.type,
+                                                     &block_layout_q5_k.type,
+                                                     &block_layout_q5_1.type,
+                                                     &block_layout_q6_k.type,
+                                                     &block_layout_q8_0.type,
+                                                     &type_bf16,
+                                                     &type_f16,
+                                                     &type_f32};
     *count = sizeof types / sizeof types[0];
     return types;
 }

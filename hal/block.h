@@ -3,10 +3,10 @@
  * Pure functions of bytes; no allocation, any thread. Source: reference tables of the GGUF format
  * (ggml's public header describes the structs); layouts are checked by tests/hal/block_test.c.
  *
- * HAL_NF4, private: 256 values in 136 bytes, 4.25 bpw, the absmax of each 64 quantised a second time:
- *   d f16 @0, m f16 @2, int8 s[4] @4, qs[128] @8. Group g = i / 64 has scale m + d * s[g] (absmax / 127);
- *   element i is a nibble of byte 16 * (i / 32) + i % 16 of qs, the low one if i % 32 < 16: an index
- *   into block_table(HAL_NF4).
+ * HAL_NF4, private: 256 values in 136 bytes, 4.25 bpw, the absmax of each 64 quantised a second
+ * time: d f16 @0, m f16 @2, int8 s[4] @4, qs[128] @8. Group g = i / 64 has scale m + d * s[g]
+ * (absmax / 127); element i is a nibble of byte 16 * (i / 32) + i % 16 of qs, the low one if i % 32
+ * < 16: an index into block_table(HAL_NF4).
  */
 #ifndef BLOCK_H
 #define BLOCK_H
@@ -35,12 +35,14 @@ const struct block_type *block_type_by_name(const char *name);
 /* All formats, in ascending bits per weight within the quantised ones; count gets their number. */
 const struct block_type *const *block_types(uint32_t *count);
 
-/* Bytes of one row of cols values; 0 when cols is not a whole number of blocks or type is unknown. */
+/* Bytes of one row of cols values; 0 when cols is not a whole number of blocks or type is unknown.
+ */
 size_t block_row_bytes(uint32_t type, uint32_t cols);
 
-/* One block taken apart. value of element i = scale[i / group] * level(code[i]) - minimum[i / group],
- * level being code - code_zero or the format's table. scale and minimum are the F32 products that
- * decode uses; params holds the packed scale bytes of the block, opaque, so that pack is exact. */
+/* One block taken apart. value of element i = scale[i / group] * level(code[i]) - minimum[i /
+ * group], level being code - code_zero or the format's table. scale and minimum are the F32
+ * products that decode uses; params holds the packed scale bytes of the block, opaque, so that pack
+ * is exact. */
 struct block_codes {
     uint8_t code[BLOCK_VALUES_MAX];
     float scale[BLOCK_GROUPS_MAX];
@@ -81,14 +83,15 @@ NODISCARD enum err block_get_codes(uint32_t type, const void *block, uint8_t *co
 NODISCARD enum err block_put_codes(uint32_t type, const uint8_t *code, void *block);
 
 /* The levels of all codes of a table format (IQ4_NL, IQ4_XS, NF4), ascending integers; NULL for the
- * others. NF4 (arXiv:2305.14314) is kept in 127ths, rounded, so that integer dot products are exact. */
+ * others. NF4 (arXiv:2305.14314) is kept in 127ths, rounded, so that integer dot products are
+ * exact. */
 const int8_t *block_table(uint32_t type);
 
 /* The value of a code before scaling: code - code_zero, or the format's table entry. */
 float block_level(uint32_t type, uint32_t code);
 
-/* Decode one row of cols values exactly, in F32: products are rounded as the reference decoder of the
- * format rounds them. Errors: ERR_ARGUMENT (unknown type, ragged cols). */
+/* Decode one row of cols values exactly, in F32: products are rounded as the reference decoder of
+ * the format rounds them. Errors: ERR_ARGUMENT (unknown type, ragged cols). */
 NODISCARD enum err block_decode_row(uint32_t type, const void *row, uint32_t cols, float *out);
 
 #endif

@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-/* Two bits of element i: with h = i / 128 and r = i % 128, at shift 2 (r / 32) of qs[32 h + r % 32]. */
+/* Two bits of element i: with h = i / 128 and r = i % 128, at shift 2 (r / 32) of qs[32 h + r %
+ * 32]. */
 static void get_pairs(const uint8_t *qs, uint8_t *code)
 {
     for (int h = 0; h < 2; h++)
@@ -50,8 +51,7 @@ static void put_nibbles(const uint8_t *code, uint8_t *qs)
 {
     for (int h = 0; h < 4; h++)
         for (int j = 0; j < 32; j++)
-            qs[32 * h + j] =
-                (uint8_t)((code[64 * h + j] & 15) | (code[64 * h + 32 + j] & 15) << 4);
+            qs[32 * h + j] = (uint8_t)((code[64 * h + j] & 15) | (code[64 * h + 32 + j] & 15) << 4);
 }
 
 /* Q2_K: scales[16]@0, qs[64]@16, d@80, dmin@82 */
@@ -204,22 +204,13 @@ static void put_q6_k_scales(const struct block_scales *scales, uint8_t *block)
     memcpy(block + 192, scales->s, 16);
 }
 
-const struct block_layout block_layout_q2_k = {{"Q2_K", HAL_Q2_K, 256, 84, 16, 4, 0},
-                                               get_q2_k,
-                                               put_q2_k,
-                                               get_q2_k_scales,
-                                               put_q2_k_scales};
-const struct block_layout block_layout_q3_k = {{"Q3_K", HAL_Q3_K, 256, 110, 16, 8, 4},
-                                               get_q3_k,
-                                               put_q3_k,
-                                               get_q3_k_scales,
-                                               put_q3_k_scales};
+const struct block_layout block_layout_q2_k = {
+    {"Q2_K", HAL_Q2_K, 256, 84, 16, 4, 0}, get_q2_k, put_q2_k, get_q2_k_scales, put_q2_k_scales};
+const struct block_layout block_layout_q3_k = {
+    {"Q3_K", HAL_Q3_K, 256, 110, 16, 8, 4}, get_q3_k, put_q3_k, get_q3_k_scales, put_q3_k_scales};
 const struct block_layout block_layout_q4_k = {
     {"Q4_K", HAL_Q4_K, 256, 144, 32, 16, 0}, get_q4_k, put_q4_k, get_k_scales, put_k_scales};
 const struct block_layout block_layout_q5_k = {
     {"Q5_K", HAL_Q5_K, 256, 176, 32, 32, 0}, get_q5_k, put_q5_k, get_k_scales, put_k_scales};
-const struct block_layout block_layout_q6_k = {{"Q6_K", HAL_Q6_K, 256, 210, 16, 64, 32},
-                                               get_q6_k,
-                                               put_q6_k,
-                                               get_q6_k_scales,
-                                               put_q6_k_scales};
+const struct block_layout block_layout_q6_k = {
+    {"Q6_K", HAL_Q6_K, 256, 210, 16, 64, 32}, get_q6_k, put_q6_k, get_q6_k_scales, put_q6_k_scales};

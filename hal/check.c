@@ -71,22 +71,20 @@ static int has_decode(const struct hal_plugin *p)
     return p->decode != NULL;
 }
 
-
-const struct check_op check_ops[] = {
-    {"matmul", 2e-5, has_matmul, check_matmul},
-    {"embed", 0, has_embed, check_embed},
-    {"rmsnorm", 2e-6, has_rmsnorm, check_rmsnorm},
-    {"layernorm", 4e-6, has_layernorm, check_layernorm},
-    {"rope", 4e-6, has_rope, check_rope},
-    {"store", 0, has_store, check_store},
-    {"attend", 2e-5, has_attend, check_attend},
-    {"glu", 4e-6, has_glu, check_glu},
-    {"add", 0, has_add, check_add},
-    {"scale", 0, has_scale, check_scale},
-    {"scatter", 2e-6, has_scatter, check_scatter},
-    {"encode", 0, has_encode, check_encode},
-    {"decode", 0, has_decode, check_decode},
-    {NULL, 0, NULL, NULL}};
+const struct check_op check_ops[] = {{"matmul", 2e-5, has_matmul, check_matmul},
+                                     {"embed", 0, has_embed, check_embed},
+                                     {"rmsnorm", 2e-6, has_rmsnorm, check_rmsnorm},
+                                     {"layernorm", 4e-6, has_layernorm, check_layernorm},
+                                     {"rope", 4e-6, has_rope, check_rope},
+                                     {"store", 0, has_store, check_store},
+                                     {"attend", 2e-5, has_attend, check_attend},
+                                     {"glu", 4e-6, has_glu, check_glu},
+                                     {"add", 0, has_add, check_add},
+                                     {"scale", 0, has_scale, check_scale},
+                                     {"scatter", 2e-6, has_scatter, check_scatter},
+                                     {"encode", 0, has_encode, check_encode},
+                                     {"decode", 0, has_decode, check_decode},
+                                     {NULL, 0, NULL, NULL}};
 
 const struct check_op *check_op_find(const char *name)
 {
@@ -205,8 +203,7 @@ enum err check_plugin(const struct hal_plugin *plugin, const struct check_option
     start_op(&c, "probe");
     enum err e = plugin->probe(o.path, &c.caps);
     if (e != ERR_NONE)
-        return check_fail(&c, e, "cannot run here: %.*s", (int)sizeof c.caps.reason,
-                          c.caps.reason);
+        return check_fail(&c, e, "cannot run here: %.*s", (int)sizeof c.caps.reason, c.caps.reason);
     e = scalar_plugin.open(&check_host_plain, &c.reference);
     if (e != ERR_NONE)
         return check_fail(&c, e, "the check has no memory");

@@ -1,10 +1,10 @@
-/* check.h: does a plugin do what scalar does? One check, three uses: CI over all shapes, `tare check`,
- * and the first contact at start-up (quick: milliseconds).
+/* check.h: does a plugin do what scalar does? One check, three uses: CI over all shapes, `tare
+ * check`, and the first contact at start-up (quick: milliseconds).
  *
  * Every operation runs on equal inputs on both sides; results are compared by one table of
- * tolerances that no plugin can widen. Buffers end at a guard page, their slack is filled and verified
- * on release. A failure is one line that reproduces itself: operation, shape, pattern, seed, index,
- * got and wanted.
+ * tolerances that no plugin can widen. Buffers end at a guard page, their slack is filled and
+ * verified on release. A failure is one line that reproduces itself: operation, shape, pattern,
+ * seed, index, got and wanted.
  */
 #ifndef CHECK_H
 #define CHECK_H
@@ -20,7 +20,7 @@ enum check_pattern {
     CHECK_MAXIMUM = 1, /* everything +1 x the greatest: accumulators must not saturate */
     CHECK_MINIMUM = 2, /* everything -1 x the greatest */
     CHECK_ZERO = 3,
-    CHECK_TIES = 4,    /* activations halfway between two integers after scaling */
+    CHECK_TIES = 4, /* activations halfway between two integers after scaling */
     CHECK_PATTERNS = 5
 };
 
@@ -40,12 +40,12 @@ struct check_report {
     char text[CHECK_TEXT_BYTES]; /* the reproducing line, "" when none */
 };
 
-/* Compare plugin with scalar. plugin may leave operations NULL: they are not checked, fallback.c does
- * them. Returns report->error: ERR_NONE, ERR_MISMATCH (differs, wrote out of bounds, leaked),
+/* Compare plugin with scalar. plugin may leave operations NULL: they are not checked, fallback.c
+ * does them. Returns report->error: ERR_NONE, ERR_MISMATCH (differs, wrote out of bounds, leaked),
  * ERR_UNSUPPORTED (probe refuses), or what the plugin returned. A crash or hang is the caller's to
  * contain (select_first_contact). options NULL: the full check. */
-NODISCARD enum err check_plugin(const struct hal_plugin *plugin, const struct check_options *options,
-                                struct check_report *report);
+NODISCARD enum err check_plugin(const struct hal_plugin *plugin,
+                                const struct check_options *options, struct check_report *report);
 
 /* One timed case. */
 struct check_timing {

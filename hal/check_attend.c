@@ -41,12 +41,10 @@ static enum err fill_slots(struct check_run *c, struct check_pair *cache, uint32
         slot[r] = r * (cache->theirs.rows - 1) / (rows > 1 ? rows - 1 : 1);
     if (e == ERR_NONE) {
         const enum err mine = c->plugin->store(c->dev, &cache->mine, &x.mine, slot);
-        e = check_same_error(c, mine,
-                             scalar_store(c->reference, &cache->theirs, &x.theirs, slot));
+        e = check_same_error(c, mine, scalar_store(c->reference, &cache->theirs, &x.theirs, slot));
     }
     slot[0] = cache->theirs.rows;
-    if (e == ERR_NONE &&
-        c->plugin->store(c->dev, &cache->mine, &x.mine, slot) != ERR_ARGUMENT)
+    if (e == ERR_NONE && c->plugin->store(c->dev, &cache->mine, &x.mine, slot) != ERR_ARGUMENT)
         e = check_fail(c, ERR_MISMATCH, "a slot beyond the cache: wanted ERR_ARGUMENT");
     check_pair_free(c, &x);
     return e;
@@ -85,8 +83,7 @@ static enum err run_attend(struct check_run *c, const struct attend_case *a,
     if (e == ERR_NONE) {
         const enum err mine = c->plugin->attend(c->dev, &y.mine, &q->mine, &k->mine, &v->mine, g);
         e = check_same_error(
-            c, mine,
-            scalar_attend(c->reference, &y.theirs, &q->theirs, &k->theirs, &v->theirs, g));
+            c, mine, scalar_attend(c->reference, &y.theirs, &q->theirs, &k->theirs, &v->theirs, g));
     }
     if (e == ERR_NONE)
         e = check_pair_compare(c, &y);
@@ -113,7 +110,8 @@ static enum err attend_case(struct check_run *c, const struct attend_case *a)
         e = new_cache(c, a->type, a->slots, a->kv_heads * a->value_dim, &v);
     if (e == ERR_NONE && !a->is_shared)
         e = fill_slots(c, &v, a->slots < 128 ? a->slots : 128);
-    /* row 0 sees one slot, the last one all; a middle one two pieces out of order; another nothing */
+    /* row 0 sees one slot, the last one all; a middle one two pieces out of order; another nothing
+     */
     for (uint32_t r = 0; r < a->rows; r++) {
         first[r] = n;
         if (r % 4 == 1 && a->slots > 3) {
@@ -124,8 +122,8 @@ static enum err attend_case(struct check_run *c, const struct attend_case *a)
         }
     }
     first[a->rows] = n;
-    const struct hal_attend g = {a->heads,   a->kv_heads, a->key_dim, a->value_dim,
-                                 0.176f,     a->softcap,  spans,      first};
+    const struct hal_attend g = {a->heads, a->kv_heads, a->key_dim, a->value_dim,
+                                 0.176f,   a->softcap,  spans,      first};
     if (e == ERR_NONE)
         e = run_attend(c, a, &g, &q, &k, a->is_shared ? &k : &v);
     check_pair_free(c, &v);
@@ -137,10 +135,10 @@ static enum err attend_case(struct check_run *c, const struct attend_case *a)
 enum err check_attend(struct check_run *c)
 {
     static const struct attend_case cases[] = {
-        {HAL_F16, 8, 2, 32, 32, 5, 33, 0.0f, 0},   {HAL_Q8_0, 8, 2, 64, 64, 3, 17, 0.0f, 0},
-        {HAL_Q4_0, 4, 4, 32, 32, 2, 40, 0.0f, 0},  {HAL_F16, 4, 1, 64, 64, 1, 1, 0.0f, 0},
-        {HAL_F16, 6, 2, 48, 48, 9, 100, 30.0f, 0}, {HAL_F16, 4, 1, 80, 64, 6, 70, 0.0f, 1},
-        {HAL_F16, 2, 2, 20, 12, 5, 31, 0.0f, 0},   {HAL_Q8_0, 32, 8, 128, 128, 17, 300, 0.0f, 0},
+        {HAL_F16, 8, 2, 32, 32, 5, 33, 0.0f, 0},    {HAL_Q8_0, 8, 2, 64, 64, 3, 17, 0.0f, 0},
+        {HAL_Q4_0, 4, 4, 32, 32, 2, 40, 0.0f, 0},   {HAL_F16, 4, 1, 64, 64, 1, 1, 0.0f, 0},
+        {HAL_F16, 6, 2, 48, 48, 9, 100, 30.0f, 0},  {HAL_F16, 4, 1, 80, 64, 6, 70, 0.0f, 1},
+        {HAL_F16, 2, 2, 20, 12, 5, 31, 0.0f, 0},    {HAL_Q8_0, 32, 8, 128, 128, 17, 300, 0.0f, 0},
         {HAL_F16, 32, 8, 128, 128, 4, 513, 0.0f, 0}};
     const size_t count = c->options->is_quick ? 4 : sizeof cases / sizeof cases[0];
     enum err e = ERR_NONE;

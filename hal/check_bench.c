@@ -247,8 +247,7 @@ enum err check_bench(const struct hal_plugin *plugin, const struct check_options
     struct hal_host host = check_host_plain;
     host.threads = o.threads != 0 ? o.threads : 2;
     host.path = o.path;
-    struct check_run c = {
-        .plugin = plugin, .options = &o, .report = &report, .random = o.seed};
+    struct check_run c = {.plugin = plugin, .options = &o, .report = &report, .random = o.seed};
     enum err e = plugin->probe(o.path, &c.caps);
     if (e != ERR_NONE)
         return e;

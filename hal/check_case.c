@@ -91,10 +91,10 @@ void check_fill(struct check_run *c, float *x, size_t values)
 static void scale_range(uint32_t type, int *low, int *high)
 {
     *low = type == HAL_Q3_K || type == HAL_IQ4_XS ? -32 : type == HAL_Q6_K ? -128 : 0;
-    *high = type == HAL_Q2_K                            ? 15
+    *high = type == HAL_Q2_K                         ? 15
             : type == HAL_Q3_K || type == HAL_IQ4_XS ? 31
-            : type == HAL_Q6_K                         ? 127
-                                                       : 63;
+            : type == HAL_Q6_K                       ? 127
+                                                     : 63;
     if (type == HAL_NF4) {
         *low = -100;
         *high = 100;

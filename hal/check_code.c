@@ -42,7 +42,8 @@ static void buffers_close(struct buffers *b)
     free(b->x);
 }
 
-/* Weights as models have them, and the corners: sizes of all magnitudes, zeros, constants, not finite. */
+/* Weights as models have them, and the corners: sizes of all magnitudes, zeros, constants, not
+ * finite. */
 static void fill_input(struct check_run *c, struct buffers *b)
 {
     check_fill(c, b->x, b->values);
@@ -126,9 +127,9 @@ static enum err decode_type(struct check_run *c, const struct block_type *t, str
     check_fill_weights(c, t->type, b->rows, b->cols, b->theirs);
     const enum err mine =
         c->plugin->decode(c->dev, t->type, b->theirs, bytes, b->rows, b->cols, b->mine_x);
-    enum err e = check_same_error(c, mine,
-                                  scalar_decode(c->reference, t->type, b->theirs, bytes, b->rows,
-                                                b->cols, b->theirs_x));
+    enum err e = check_same_error(
+        c, mine,
+        scalar_decode(c->reference, t->type, b->theirs, bytes, b->rows, b->cols, b->theirs_x));
     if (e == ERR_NONE)
         e = check_same_bytes(c, b->mine_x, b->theirs_x, b->values * sizeof *b->mine_x);
     c->report->cases++;

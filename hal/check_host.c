@@ -1,5 +1,5 @@
-/* check_host.c: guarded memory. A mapping is: a page with the size, the pages of the buffer, pushed to
- * their end, and a page that nobody may touch. */
+/* check_host.c: guarded memory. A mapping is: a page with the size, the pages of the buffer, pushed
+ * to their end, and a page that nobody may touch. */
 #include "hal/check_host.h"
 
 #include <pthread.h>

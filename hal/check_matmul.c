@@ -145,9 +145,9 @@ static enum err check_shapes(struct check_run *c)
         const struct hal_mat *const my_y = &out, *const my_w = &weight;
         check_case(c, "%s", i == 0 ? "another width" : "another number of outputs");
         e = c->plugin->matmul(c->dev, &my_y, &x.mine, &my_w, 1);
-        e = e == ERR_ARGUMENT ? ERR_NONE
-                              : check_fail(c, ERR_MISMATCH, "returned %s, wanted ERR_ARGUMENT",
-                                           err_name(e));
+        e = e == ERR_ARGUMENT
+                ? ERR_NONE
+                : check_fail(c, ERR_MISMATCH, "returned %s, wanted ERR_ARGUMENT", err_name(e));
         c->report->cases++;
     }
     check_pair_free(c, &y);

@@ -33,10 +33,10 @@ static enum err each_shape(struct check_run *c,
 }
 
 /* A vector of one row, normal whatever the pattern. */
-static enum err new_vector(struct check_run *c, uint32_t use, uint32_t cols, struct check_pair *out)
+static enum err new_vector(struct check_run *c, uint32_t cols, struct check_pair *out)
 {
     float *x = malloc(cols * sizeof *x);
-    enum err e = check_pair_new(c, use, HAL_F32, 1, cols, out);
+    enum err e = check_pair_new(c, HAL_ACTIVATION, HAL_F32, 1, cols, out);
     if (e == ERR_NONE && x == NULL)
         e = ERR_MEMORY;
     if (e == ERR_NONE) {
@@ -95,9 +95,9 @@ static enum err norm_shape(struct check_run *c, uint32_t rows, uint32_t cols)
     if (e == ERR_NONE)
         e = check_pair_new(c, HAL_ACTIVATION, HAL_F32, rows, cols, &y);
     if (e == ERR_NONE)
-        e = new_vector(c, HAL_WEIGHT, cols, &w);
+        e = new_vector(c, cols, &w);
     if (e == ERR_NONE)
-        e = new_vector(c, HAL_WEIGHT, cols, &b);
+        e = new_vector(c, cols, &b);
     /* once into y, once in place */
     for (int in_place = 0; in_place < 2 && e == ERR_NONE; in_place++) {
         struct check_pair *to = in_place ? &x : &y;
@@ -155,8 +155,7 @@ static enum err rope_shape(struct check_run *c, uint32_t rows, const struct hal_
     }
     if (e == ERR_NONE) {
         const enum err mine = c->plugin->rope(c->dev, &x.mine, &angles.mine, shape);
-        e = check_same_error(c, mine,
-                             scalar_rope(c->reference, &x.theirs, &angles.theirs, shape));
+        e = check_same_error(c, mine, scalar_rope(c->reference, &x.theirs, &angles.theirs, shape));
     }
     if (e == ERR_NONE)
         e = check_pair_compare(c, &x);
@@ -168,12 +167,9 @@ static enum err rope_shape(struct check_run *c, uint32_t rows, const struct hal_
 
 enum err check_rope(struct check_run *c)
 {
-    static const struct hal_rope_shape shapes[] = {{32, 0, 32, HAL_ROPE_NORM},
-                                                   {32, 0, 32, HAL_ROPE_NEOX},
-                                                   {96, 0, 24, HAL_ROPE_NEOX},
-                                                   {80, 16, 64, HAL_ROPE_NORM},
-                                                   {128, 64, 64, HAL_ROPE_NEOX},
-                                                   {6, 2, 2, HAL_ROPE_NORM}};
+    static const struct hal_rope_shape shapes[] = {
+        {32, 0, 32, HAL_ROPE_NORM},  {32, 0, 32, HAL_ROPE_NEOX},   {96, 0, 24, HAL_ROPE_NEOX},
+        {80, 16, 64, HAL_ROPE_NORM}, {128, 64, 64, HAL_ROPE_NEOX}, {6, 2, 2, HAL_ROPE_NORM}};
     enum err e = ERR_NONE;
     for (size_t i = 0; i < 6 && e == ERR_NONE; i++) {
         e = rope_shape(c, 1, &shapes[i]);
@@ -199,8 +195,8 @@ static enum err glu_shape(struct check_run *c, uint32_t rows, uint32_t cols)
         const struct check_pair *with = f / 4 == 1 ? NULL : &up;
         check_case(c, "rows=%u cols=%u function=%u%s%s", rows, cols, f % 4,
                    with == NULL ? " alone" : "", is_last ? " in place" : "");
-        const enum err mine = c->plugin->glu(c->dev, &to->mine, &gate.mine,
-                                             with != NULL ? &with->mine : NULL, f % 4);
+        const enum err mine =
+            c->plugin->glu(c->dev, &to->mine, &gate.mine, with != NULL ? &with->mine : NULL, f % 4);
         e = check_same_error(c, mine,
                              scalar_glu(c->reference, &to->theirs, &gate.theirs,
                                         with != NULL ? &with->theirs : NULL, f % 4));
@@ -213,7 +209,8 @@ static enum err glu_shape(struct check_run *c, uint32_t rows, uint32_t cols)
     return e;
 }
 
-/* Where exp overflows or vanishes, and NaN: each value its own row, so that each is compared alone. */
+/* Where exp overflows or vanishes, and NaN: each value its own row, so that each is compared alone.
+ */
 static enum err glu_extremes(struct check_run *c)
 {
     static const float values[] = {-1e4f, -100.0f, -88.5f, -20.0f, -1e-6f, 0.0f,
@@ -232,8 +229,8 @@ static enum err glu_extremes(struct check_run *c)
                 e = check_pair_put(c, &x, row);
             if (e == ERR_NONE) {
                 const enum err mine = c->plugin->glu(c->dev, &x.mine, &x.mine, NULL, f);
-                e = check_same_error(
-                    c, mine, scalar_glu(c->reference, &x.theirs, &x.theirs, NULL, f));
+                e = check_same_error(c, mine,
+                                     scalar_glu(c->reference, &x.theirs, &x.theirs, NULL, f));
             }
             /* far on the negative side the true result is tiny: what counts is that it is */
             if (e == ERR_NONE && !(values[i] <= -88.5f || (f != HAL_SILU && values[i] < -1.0f)))
@@ -258,7 +255,7 @@ static enum err add_shape(struct check_run *c, uint32_t rows, uint32_t cols)
     if (e == ERR_NONE)
         e = check_pair_activation(c, rows, cols, &x);
     if (e == ERR_NONE)
-        e = new_vector(c, HAL_WEIGHT, cols, &bias);
+        e = new_vector(c, cols, &bias);
     for (int i = 0; i < 2 && e == ERR_NONE; i++) {
         const struct check_pair *more = i == 0 ? &x : &bias;
         const enum err mine = c->plugin->add(c->dev, &y.mine, &more->mine);

@@ -183,8 +183,8 @@ static void probe_cgroup(const struct device_source *source, uint64_t *limit, do
         *slash = '\0';
     }
     /* version 1 */
-    if (*limit == 0 && read_text(source, "/sys/fs/cgroup/memory/memory.limit_in_bytes", text,
-                                 sizeof text) != 0) {
+    if (*limit == 0 &&
+        read_text(source, "/sys/fs/cgroup/memory/memory.limit_in_bytes", text, sizeof text) != 0) {
         const uint64_t bytes = strtoull(text, NULL, 10);
         *limit = bytes < UINT64_C(1) << 60 ? bytes : 0;
     }
@@ -209,8 +209,7 @@ static void probe_memory(const struct device_source *source, struct device_info 
     snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", group);
     if (!read_number(source, path, &used) || used < 0)
         used = 0;
-    const uint64_t left =
-        used < (double)out->limit_bytes ? out->limit_bytes - (uint64_t)used : 0;
+    const uint64_t left = used < (double)out->limit_bytes ? out->limit_bytes - (uint64_t)used : 0;
     if (left < out->available_bytes)
         out->available_bytes = left;
 }
@@ -245,8 +244,10 @@ static void probe_names(const struct device_source *source, struct device_info *
     struct utsname name;
     char text[256];
     if (uname(&name) == 0) {
-        snprintf(out->machine, sizeof out->machine, "%.*s", (int)sizeof out->machine - 1, name.machine);
-        snprintf(out->kernel, sizeof out->kernel, "%.*s", (int)sizeof out->kernel - 1, name.release);
+        snprintf(out->machine, sizeof out->machine, "%.*s", (int)sizeof out->machine - 1,
+                 name.machine);
+        snprintf(out->kernel, sizeof out->kernel, "%.*s", (int)sizeof out->kernel - 1,
+                 name.release);
     }
     if (source->root[0] != '\0') { /* a recording says its own */
         if (read_text(source, "/machine", text, sizeof text) != 0)
@@ -284,10 +285,12 @@ enum err device_probe(const struct device_source *source, struct device_info *ou
 size_t device_features(uint32_t features, char *text, size_t bytes)
 {
     static const char *const names[32] = {
-        "sse4.2",      "avx2",     "avx-vnni", "avx-vnni-int8", "avx512", "avx512-vnni",
-        "avx512-vbmi", "avx512-bf16", "avx512-fp16", "amx-int8", "amx-bf16", NULL,
-        NULL,          NULL,       NULL,       NULL,            "neon",   "dotprod",
-        "i8mm",        "fp16",     "bf16",     "sve",           "sve2"};
+        "sse4.2",      "avx2",        "avx-vnni",    "avx-vnni-int8",
+        "avx512",      "avx512-vnni", "avx512-vbmi", "avx512-bf16",
+        "avx512-fp16", "amx-int8",    "amx-bf16",    NULL,
+        NULL,          NULL,          NULL,          NULL,
+        "neon",        "dotprod",     "i8mm",        "fp16",
+        "bf16",        "sve",         "sve2"};
     size_t used = 0;
     if (bytes > 0)
         text[0] = '\0';

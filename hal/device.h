@@ -46,21 +46,21 @@ struct device_source {
 };
 
 struct device_info {
-    char machine[16];        /* uname: "x86_64", "aarch64" */
-    char cpu[96];            /* model name, for people */
-    char board[96];          /* DMI product or device-tree model, "" when unknown */
-    char kernel[64];         /* release */
-    uint32_t features;       /* enum device_feature */
-    uint32_t cores;          /* physical, online */
-    uint32_t cpus;           /* logical, online */
-    uint32_t threads;        /* that we may use: affinity mask and cgroup quota, at least 1 */
-    uint64_t memory_bytes;   /* of the machine */
-    uint64_t limit_bytes;    /* of our cgroup; 0: none */
+    char machine[16];         /* uname: "x86_64", "aarch64" */
+    char cpu[96];             /* model name, for people */
+    char board[96];           /* DMI product or device-tree model, "" when unknown */
+    char kernel[64];          /* release */
+    uint32_t features;        /* enum device_feature */
+    uint32_t cores;           /* physical, online */
+    uint32_t cpus;            /* logical, online */
+    uint32_t threads;         /* that we may use: affinity mask and cgroup quota, at least 1 */
+    uint64_t memory_bytes;    /* of the machine */
+    uint64_t limit_bytes;     /* of our cgroup; 0: none */
     uint64_t available_bytes; /* now, within the limit */
-    uint64_t l2_bytes;       /* of cpu0 */
+    uint64_t l2_bytes;        /* of cpu0 */
     uint64_t l3_bytes;
-    int has_temperature;     /* a thermal zone answers */
-    int has_energy;          /* a RAPL, hwmon or power-supply counter answers */
+    int has_temperature; /* a thermal zone answers */
+    int has_energy;      /* a RAPL, hwmon or power-supply counter answers */
 };
 
 /* Fill out from source (NULL: this machine). Unknown facts are 0 or "". No measuring: under 20 ms.
@@ -75,9 +75,9 @@ uint32_t device_threads(void);
 size_t device_features(uint32_t features, char *text, size_t bytes);
 
 struct device_speed {
-    double read_gbs;   /* streaming read of memory, best of the samples, threads together */
-    double int8_gops;  /* 10^9 8-bit multiply and add operations per second, compiled without ISA flags;
-                        * a plugin's own rate is check_bench's */
+    double read_gbs;  /* streaming read of memory, best of the samples, threads together */
+    double int8_gops; /* 10^9 8-bit multiply and add operations per second, compiled without ISA
+                       * flags; a plugin's own rate is check_bench's */
 };
 
 /* Measure for about limit_ms with threads threads. Allocates 64 MiB (less when memory is short).

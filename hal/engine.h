@@ -28,8 +28,8 @@ struct engine_options {
     const char *folder; /* of plugin files; NULL: the build's or the installed one */
     const char *const *keys; /* further minisign public keys, one base64 line each; NULL: none */
     uint32_t key_count;
-    uint64_t budget_bytes;   /* host memory for this process' engines; 0: no limit of ours */
-    int is_unchecked;        /* 1: skip the first contact in a child; for `tare check` and tests */
+    uint64_t budget_bytes; /* host memory for this process' engines; 0: no limit of ours */
+    int is_unchecked;      /* 1: skip the first contact in a child; for `tare check` and tests */
     void (*log)(int syslog_level, const char *message); /* NULL: silence */
 };
 
@@ -39,15 +39,16 @@ struct engine {
     struct hal_caps caps;
     struct hal_host host;  /* host.alloc and host.release count against the budget */
     uint32_t fallback_ops; /* bit i: operation i after matmul is done by hal/fallback.c */
-    struct engine_refusal refused[ENGINE_REFUSALS_MAX]; /* what was tried before and did not serve */
+    struct engine_refusal
+        refused[ENGINE_REFUSALS_MAX]; /* what was tried before and did not serve */
     uint32_t refusals;
 };
 
 /* Pick, check, load and open a plugin. out gets an engine, or NULL on error.
- * With options->plugin named and refused: the refusal's error, and, if refusal is not NULL, its words.
- * Without a name scalar always serves, so only ERR_MEMORY is left. options NULL: all defaults.
- * Call it before the process starts threads of its own: the first contact forks.
- * Errors: ERR_NOT_FOUND (no such plugin), ERR_SIGNATURE, ERR_VERSION, ERR_FORMAT, ERR_MISMATCH,
+ * With options->plugin named and refused: the refusal's error, and, if refusal is not NULL, its
+ * words. Without a name scalar always serves, so only ERR_MEMORY is left. options NULL: all
+ * defaults. Call it before the process starts threads of its own: the first contact forks. Errors:
+ * ERR_NOT_FOUND (no such plugin), ERR_SIGNATURE, ERR_VERSION, ERR_FORMAT, ERR_MISMATCH,
  * ERR_CRASHED, ERR_TIMEOUT, ERR_UNSUPPORTED (machine or path), ERR_MEMORY. */
 NODISCARD enum err engine_open(const struct engine_options *options, struct engine **out,
                                struct engine_refusal *refusal);

@@ -15,10 +15,10 @@ struct fallback {
 
 uint32_t fallback_missing(const struct hal_plugin *p)
 {
-    const int lacks[FALLBACK_OPS] = {
-        p->embed == NULL,  p->rmsnorm == NULL, p->layernorm == NULL, p->rope == NULL,
-        p->store == NULL,  p->attend == NULL,  p->glu == NULL,       p->add == NULL,
-        p->scale == NULL,  p->scatter == NULL, p->encode == NULL,    p->decode == NULL};
+    const int lacks[FALLBACK_OPS] = {p->embed == NULL,   p->rmsnorm == NULL, p->layernorm == NULL,
+                                     p->rope == NULL,    p->store == NULL,   p->attend == NULL,
+                                     p->glu == NULL,     p->add == NULL,     p->scale == NULL,
+                                     p->scatter == NULL, p->encode == NULL,  p->decode == NULL};
     uint32_t bits = 0;
     for (int i = 0; i < FALLBACK_OPS; i++)
         bits |= (uint32_t)(lacks[i] != 0) << i;
@@ -78,8 +78,8 @@ static void mat_free(void *dev, struct hal_mat *m)
     f->plugin.mat_free(f->dev, m);
 }
 
-static enum err mat_put(void *dev, struct hal_mat *m, uint32_t row, uint32_t rows,
-                        const void *host, size_t bytes)
+static enum err mat_put(void *dev, struct hal_mat *m, uint32_t row, uint32_t rows, const void *host,
+                        size_t bytes)
 {
     struct fallback *f = dev;
     return f->plugin.mat_put(f->dev, m, row, rows, host, bytes);
@@ -381,12 +381,30 @@ enum err fallback_open(const struct hal_plugin *plugin, void *plugin_dev,
         host->release(f, sizeof *f);
         return e;
     }
-    *ops = (struct hal_plugin){plugin->abi,   plugin->size, plugin->name, plugin->version,
-                               plugin->probe, plugin->open, close_fallback, mat_new,
-                               mat_free,      mat_put,      mat_get,      matmul,
-                               embed,         rmsnorm,      layernorm,    rope,
-                               store,         attend,       glu,          add,
-                               scale,         scatter,      encode,       decode};
+    *ops = (struct hal_plugin){plugin->abi,
+                               plugin->size,
+                               plugin->name,
+                               plugin->version,
+                               plugin->probe,
+                               plugin->open,
+                               close_fallback,
+                               mat_new,
+                               mat_free,
+                               mat_put,
+                               mat_get,
+                               matmul,
+                               embed,
+                               rmsnorm,
+                               layernorm,
+                               rope,
+                               store,
+                               attend,
+                               glu,
+                               add,
+                               scale,
+                               scatter,
+                               encode,
+                               decode};
     *dev = f;
     return ERR_NONE;
 }

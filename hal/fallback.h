@@ -10,10 +10,10 @@ enum { FALLBACK_OPS = 12 };
 /* Bit i: the plugin lacks operation i after matmul. */
 uint32_t fallback_missing(const struct hal_plugin *plugin);
 
-/* Wrap an opened plugin: ops gets functions that pass on what the plugin has and do the rest with scalar
- * on copies in host memory; dev gets what to call them with, and owns plugin_dev from then on. Operations
- * done here allocate from host and may fail with ERR_MEMORY. embed of a weight needs the plugin's
- * mat_get. Errors: ERR_MEMORY (plugin_dev stays the caller's). */
+/* Wrap an opened plugin: ops gets functions that pass on what the plugin has and do the rest with
+ * scalar on copies in host memory; dev gets what to call them with, and owns plugin_dev from then
+ * on. Operations done here allocate from host and may fail with ERR_MEMORY. embed of a weight needs
+ * the plugin's mat_get. Errors: ERR_MEMORY (plugin_dev stays the caller's). */
 NODISCARD enum err fallback_open(const struct hal_plugin *plugin, void *plugin_dev,
                                  const struct hal_host *host, struct hal_plugin *ops, void **dev);
 

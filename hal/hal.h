@@ -6,8 +6,8 @@
  * and scalar disagree, scalar is wrong and both are fixed in one commit.
  *
  * Compatibility: fields are appended, never moved, removed or given a new meaning. Everything up to
- * matmul is required; a later operation may be NULL and is then done by hal/fallback.c on host copies
- * with scalar. HAL_ABI changes only when that promise is broken.
+ * matmul is required; a later operation may be NULL and is then done by hal/fallback.c on host
+ * copies with scalar. HAL_ABI changes only when that promise is broken.
  */
 #ifndef HAL_H
 #define HAL_H
@@ -48,9 +48,10 @@ enum hal_type {
 };
 
 /* What a matrix is for; the plugin may choose another layout for each use.
- *   HAL_WEIGHT      written once by mat_put, then read by matmul and embed; any type the plugin takes
- *   HAL_ACTIVATION  F32, dense, row-major: the host may present the same mem under another rows x cols
- *                   of the same product, or its first rows only
+ *   HAL_WEIGHT      written once by mat_put, then read by matmul and embed; any type the plugin
+ * takes HAL_ACTIVATION  F32, dense, row-major: the host may present the same mem under another rows
+ * x cols of the same product, or its first rows only. Vectors that rows are multiplied with or
+ *                   added to (w and b of norms, biases) are activations of one row too
  *   HAL_CACHE       rows are slots; F16, Q8_0 or Q4_0; written by store, read by attend */
 enum hal_use { HAL_WEIGHT = 0, HAL_ACTIVATION = 1, HAL_CACHE = 2 };
 
@@ -64,8 +65,8 @@ struct hal_mat {
     uint32_t cols;
 };
 
-/* What probe() found. score: 0 cannot run here; 1 scalar; 100 CPU SIMD; 1000 accelerator; plugins of
- * one class spread within [class, 2 * class). */
+/* What probe() found. score: 0 cannot run here; 1 scalar; 100 CPU SIMD; 1000 accelerator; plugins
+ * of one class spread within [class, 2 * class). */
 struct hal_caps {
     uint32_t score;
     uint32_t paths;     /* how many code paths this machine can run; path holds the one chosen */
@@ -76,11 +77,11 @@ struct hal_caps {
     char reason[96];    /* why it cannot run, in words, when probe fails; else "" */
 };
 
-/* What the engine offers a plugin; it lives as long as dev. A plugin never calls malloc: host memory
- * comes from here, so that it can be budgeted, guarded and made to fail. */
+/* What the engine offers a plugin; it lives as long as dev. A plugin never calls malloc: host
+ * memory comes from here, so that it can be budgeted, guarded and made to fail. */
 struct hal_host {
-    void *(*alloc)(size_t bytes);           /* 64-byte aligned; NULL when over budget. Up to the next
-                                             * multiple of 64 may be read, not written. */
+    void *(*alloc)(size_t bytes); /* 64-byte aligned; NULL when over budget. Up to the next
+                                   * multiple of 64 may be read, not written. */
     void (*release)(void *p, size_t bytes); /* bytes as given to alloc; NULL is allowed */
     void (*log)(int syslog_level, const char *message);
     uint32_t threads; /* at most this many threads, the caller's included; at least 1 */
@@ -94,8 +95,8 @@ struct hal_span {
 };
 
 /* Attention geometry. Row r of q sees the slots of spans[first[r]] .. spans[first[r + 1] - 1], in
- * that order; causality, windows, paging and shared prefixes are all said by the spans. Query head h
- * reads key/value head h / (heads / kv_heads). */
+ * that order; causality, windows, paging and shared prefixes are all said by the spans. Query head
+ * h reads key/value head h / (heads / kv_heads). */
 struct hal_attend {
     uint32_t heads;     /* query heads */
     uint32_t kv_heads;  /* divides heads */
@@ -134,10 +135,10 @@ enum hal_method {
     HAL_SEARCH = 1 /* weighted least-squares search of scales and codes */
 };
 
-/* dev is what open() returned. Unless a line says otherwise: one caller at a time per dev; nothing is
- * allocated; outputs do not overlap inputs unless named in place; work may still be running on return,
- * and mat_get waits for it. n is rows of activations: tokens. Activations are F32. Shapes or types
- * that disagree give ERR_ARGUMENT and change nothing. */
+/* dev is what open() returned. Unless a line says otherwise: one caller at a time per dev; nothing
+ * is allocated; outputs do not overlap inputs unless named in place; work may still be running on
+ * return, and mat_get waits for it. n is rows of activations: tokens. Activations are F32. Shapes
+ * or types that disagree give ERR_ARGUMENT and change nothing. */
 struct hal_plugin {
     uint32_t abi;        /* HAL_ABI,                   set by HAL_EXPORT */
     uint32_t size;       /* sizeof(struct hal_plugin), set by HAL_EXPORT */
@@ -153,7 +154,8 @@ struct hal_plugin {
 
     /* mat_new and mat_put may allocate; in: all but mem. put and get copy `rows` rows from `row` on
      * between the host layout and the plugin's. put of a weight may repack, several puts fill one
-     * matrix in ascending order of rows. get of a weight need not be exact and may be ERR_UNSUPPORTED. */
+     * matrix in ascending order of rows. get of a weight need not be exact and may be
+     * ERR_UNSUPPORTED. */
     enum err (*mat_new)(void *dev, struct hal_mat *m);
     void (*mat_free)(void *dev, struct hal_mat *m); /* m->mem NULL is allowed */
     enum err (*mat_put)(void *dev, struct hal_mat *m, uint32_t row, uint32_t rows, const void *host,
@@ -163,10 +165,10 @@ struct hal_plugin {
 
     /* y[i][n, out_i] = x[n, in] * w[i][out_i, in]^T for i < count; the weights share one input and
      * may differ in type and rows. For block types each group of 32 values of a row of x is first
-     * rounded: amax = max|x|, q = nearest_even(x * (127 / amax)) in F32, all 0 if amax is 0; then y is
-     * the sum over groups of (int32 sums of q with the integer codes) * scales. The integers are exact
-     * on every plugin; only the sums of F32 may round differently. For F32, F16 and BF16 weights x
-     * stays F32. The last row of w may be short of a tile, n may be 1. */
+     * rounded: amax = max|x|, q = nearest_even(x * (127 / amax)) in F32, all 0 if amax is 0; then y
+     * is the sum over groups of (int32 sums of q with the integer codes) * scales. The integers are
+     * exact on every plugin; only the sums of F32 may round differently. For F32, F16 and BF16
+     * weights x stays F32. The last row of w may be short of a tile, n may be 1. */
     enum err (*matmul)(void *dev, const struct hal_mat *const *y, const struct hal_mat *x,
                        const struct hal_mat *const *w, uint32_t count);
 
@@ -181,15 +183,17 @@ struct hal_plugin {
     /* y[n, d] = (x - mean) / sqrt(var + eps) * w[1, d] + b[1, d]; b NULL: 0   arXiv:1607.06450 */
     enum err (*layernorm)(void *dev, const struct hal_mat *y, const struct hal_mat *x,
                           const struct hal_mat *w, const struct hal_mat *b, float eps);
-    /* rotate in place pair p of each head of x[n, heads * head_dim] by the angle whose cosine and sine
-     * are cos_sin[r, p] and cos_sin[r, dims / 2 + p] of cos_sin[n, dims]     arXiv:2104.09864 */
+    /* rotate in place pair p of each head of x[n, heads * head_dim] by the angle whose cosine and
+     * sine are cos_sin[r, p] and cos_sin[r, dims / 2 + p] of cos_sin[n, dims]     arXiv:2104.09864
+     */
     enum err (*rope)(void *dev, const struct hal_mat *x, const struct hal_mat *cos_sin,
                      const struct hal_rope_shape *shape);
-    /* cache[slot[r], :] = x[r, :], rounded to the cache's type (F16 to nearest even; blocks by RTN) */
+    /* cache[slot[r], :] = x[r, :], rounded to the cache's type (F16 to nearest even; blocks by RTN)
+     */
     enum err (*store)(void *dev, const struct hal_mat *cache, const struct hal_mat *x,
                       const uint32_t *slot);
-    /* y[n, heads * value_dim] = softmax(q k^T) v over the slots that each row sees. v may be k. A row
-     * that sees nothing gives 0.                                         arXiv:1706.03762 */
+    /* y[n, heads * value_dim] = softmax(q k^T) v over the slots that each row sees. v may be k. A
+     * row that sees nothing gives 0.                                         arXiv:1706.03762 */
     enum err (*attend)(void *dev, const struct hal_mat *y, const struct hal_mat *q,
                        const struct hal_mat *k, const struct hal_mat *v,
                        const struct hal_attend *geometry);
@@ -205,8 +209,8 @@ struct hal_plugin {
                         const uint32_t *row, const float *weight);
 
     /* Block encoding on host memory: x [rows, cols] F32 to `type` in GGUF layout, with importance
-     * [cols] or NULL. Bytes are defined by scalar to the last bit. May use threads, allocates nothing.
-     * Time: RTN at memory speed; SEARCH O(rows * cols * steps). */
+     * [cols] or NULL. Bytes are defined by scalar to the last bit. May use threads, allocates
+     * nothing. Time: RTN at memory speed; SEARCH O(rows * cols * steps). */
     enum err (*encode)(void *dev, uint32_t type, uint32_t method, const float *x, uint32_t rows,
                        uint32_t cols, const float *importance, void *out, size_t out_bytes);
     /* The inverse: rows of `type` to F32, exact. */

@@ -212,8 +212,8 @@ static void name_of(const char *path, char *name, size_t bytes)
         *end = '\0';
 }
 
-/* fd stays open for ever: glibc recognises a library by its path, and would hand out this one for the
- * next file that got the same number. */
+/* fd stays open for ever: glibc recognises a library by its path, and would hand out this one for
+ * the next file that got the same number. */
 static enum err load_sealed(int fd, const char *path, struct hal_plugin *out, char *reason)
 {
     char place[64], name[64];

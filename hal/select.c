@@ -20,7 +20,8 @@
 
 enum { TOTAL_TIMEOUT_MS = 30000, POLL_MS = 20 };
 
-/* What child and parent share; the child fills it as it goes, so that a death tells where it was. */
+/* What child and parent share; the child fills it as it goes, so that a death tells where it was.
+ */
 struct contact {
     struct select_plugin plugin;
     struct check_report report;
@@ -48,8 +49,8 @@ static void make_contact(const struct select_options *options, struct contact *c
     if (p->error != ERR_NONE || p->caps.score == 0) {
         p->caps.score = 0;
         p->error = p->error != ERR_NONE ? p->error : ERR_UNSUPPORTED;
-        snprintf(p->reason, sizeof p->reason, "cannot run here: %.*s",
-                 (int)sizeof p->caps.reason, p->caps.reason);
+        snprintf(p->reason, sizeof p->reason, "cannot run here: %.*s", (int)sizeof p->caps.reason,
+                 p->caps.reason);
         return;
     }
     if (options->is_unchecked)
@@ -86,8 +87,8 @@ static int64_t now_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* Wait until the child is gone. A hang is SELECT_TIMEOUT_MS without one more case compared, so that a
- * busy machine refuses nobody. Returns 1 when it had to be killed. */
+/* Wait until the child is gone. A hang is SELECT_TIMEOUT_MS without one more case compared, so that
+ * a busy machine refuses nobody. Returns 1 when it had to be killed. */
 static int await_child(pid_t pid, int end, const struct contact *c)
 {
     const int64_t start = now_ms();
@@ -121,8 +122,7 @@ static void judge_death(struct contact *c, int is_hanging, int status)
         snprintf(p->reason, sizeof p->reason, "hangs in %s (no progress for %d ms)", op,
                  SELECT_TIMEOUT_MS);
     else if (WIFSIGNALED(status))
-        snprintf(p->reason, sizeof p->reason, "crashes in %s: %s", op,
-                 strsignal(WTERMSIG(status)));
+        snprintf(p->reason, sizeof p->reason, "crashes in %s: %s", op, strsignal(WTERMSIG(status)));
     else
         snprintf(p->reason, sizeof p->reason, "ends its process in %s (status %d)", op,
                  WIFEXITED(status) ? WEXITSTATUS(status) : -1);
@@ -149,8 +149,8 @@ enum err select_first_contact(const char *file, const struct select_options *opt
         snprintf(plugin->reason, sizeof plugin->reason, "path too long");
         return plugin->error = ERR_ARGUMENT;
     }
-    struct contact *c = mmap(NULL, sizeof *c, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                             -1, 0);
+    struct contact *c =
+        mmap(NULL, sizeof *c, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (c == MAP_FAILED || pipe2(ends, O_CLOEXEC) != 0) {
         if (c != MAP_FAILED)
             munmap(c, sizeof *c);
@@ -189,8 +189,7 @@ static void describe_scalar(const struct select_options *options, struct select_
     plugin->error = scalar_plugin.probe(options->path, &plugin->caps);
     plugin->is_serving = plugin->error == ERR_NONE;
     if (!plugin->is_serving)
-        snprintf(plugin->reason, sizeof plugin->reason, "cannot run here: %s",
-                 plugin->caps.reason);
+        snprintf(plugin->reason, sizeof plugin->reason, "cannot run here: %s", plugin->caps.reason);
 }
 
 static int is_plugin_file(const struct dirent *entry)

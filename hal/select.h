@@ -1,8 +1,8 @@
 /* select.h: which of the plugins in a folder serve, and why the others do not.
  *
  * The first call into any plugin happens in a child process: it loads, probes and checks the plugin
- * quickly. A crash, a hang of SELECT_TIMEOUT_MS or a mismatch refuses the plugin by name; this process
- * then never maps it. Scalar is linked in, is not checked and never refused.
+ * quickly. A crash, a hang of SELECT_TIMEOUT_MS or a mismatch refuses the plugin by name; this
+ * process then never maps it. Scalar is linked in, is not checked and never refused.
  */
 #ifndef SELECT_H
 #define SELECT_H

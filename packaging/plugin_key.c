@@ -1,5 +1,5 @@
-/* plugin_key.c: tare-plugin-key, the build's own tool: makes the key pair that plugins are signed with,
- * and signs them, as a kernel's build does for its modules. */
+/* plugin_key.c: tare-plugin-key, the build's own tool: makes the key pair that plugins are signed
+ * with, and signs them, as a kernel's build does for its modules. */
 #include <stdio.h>
 #include <string.h>
 
@@ -37,8 +37,10 @@ static int make_key(const char *key_path, const char *header_path)
     FILE *file = fopen(header_path, "w");
     if (file == NULL)
         return fail("header", header_path, ERR_IO);
-    int bad = fprintf(file, "/* made by the build: who signs its plugins */\n"
-                            "#define PLUGIN_KEY \"%s\"\n", line) < 0;
+    int bad = fprintf(file,
+                      "/* made by the build: who signs its plugins */\n"
+                      "#define PLUGIN_KEY \"%s\"\n",
+                      line) < 0;
     bad |= fclose(file) != 0;
     return bad ? fail("header", header_path, ERR_IO) : 0;
 }

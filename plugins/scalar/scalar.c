@@ -1,4 +1,5 @@
-/* scalar.c: the table of the reference plugin, its dev and its matrices: plain rows in host memory. */
+/* scalar.c: the table of the reference plugin, its dev and its matrices: plain rows in host memory.
+ */
 #include "plugins/scalar/scalar.h"
 
 #include <string.h>

@@ -1,20 +1,18 @@
-/* scalar.h: the reference plugin. It defines every operation of hal.h; a CPU plugin starts as a copy of
- * scalar_plugin and replaces what it does better.
+/* scalar.h: the reference plugin. It defines every operation of hal.h; a CPU plugin starts as a
+ * copy of scalar_plugin and replaces what it does better.
  *
  * A dev of a plugin that borrows operations must begin with struct scalar_dev, opened and closed by
  * scalar_open and scalar_close. scalar keeps every matrix as plain rows in the host layout at mem.
  *
  * Which results are exact
- *   matmul    the rounding of activations and the integer sums, by hal.h; sums of F32 within tolerance
- *   encode    every byte            decode, embed, add, scale, store   every bit
- *   others    within the tolerance table of hal/check.c
+ *   matmul    the rounding of activations and the integer sums, by hal.h; sums of F32 within
+ * tolerance encode    every byte            decode, embed, add, scale, store   every bit others
+ * within the tolerance table of hal/check.c
  *
- * Activation rounding (matmul, block types), per 32 values of a row; the last group of a row may not be
- * ragged, because every block is a multiple of 32:
- *   amax   the greatest of (bits of x) & 0x7fffffff compared as integers, read back as F32
- *   d      amax / 127
- *   i      127 / amax; when amax is 0 or i is infinite: all q are 0 (d stays amax / 127)
- *   q      nearest_even(x * i), in -127..127
+ * Activation rounding (matmul, block types), per 32 values of a row; the last group of a row may
+ * not be ragged, because every block is a multiple of 32: amax   the greatest of (bits of x) &
+ * 0x7fffffff compared as integers, read back as F32 d      amax / 127 i      127 / amax; when amax
+ * is 0 or i is infinite: all q are 0 (d stays amax / 127) q      nearest_even(x * i), in -127..127
  *   amax infinite or NaN: all q are 0 and d is NaN, so that y is NaN.
  *
  * encode is described in scalar_encode.h, whose constants and order of additions are the contract.
@@ -40,9 +38,9 @@ extern const struct hal_plugin scalar_plugin;
 NODISCARD enum err scalar_open_into(const struct hal_host *host, struct scalar_dev *dev);
 void scalar_close_from(struct scalar_dev *dev);
 
-/* Run work(context, first, last) over a partition of 0..count into ranges on the threads of dev; the
- * ranges are disjoint and start at multiples of grain, so results must not depend on them. Returns when
- * all are done. One caller at a time. */
+/* Run work(context, first, last) over a partition of 0..count into ranges on the threads of dev;
+ * the ranges are disjoint and start at multiples of grain, so results must not depend on them.
+ * Returns when all are done. One caller at a time. */
 void scalar_parallel(struct scalar_dev *dev, uint32_t count, uint32_t grain,
                      void (*work)(void *context, uint32_t first, uint32_t last), void *context);
 

@@ -1,19 +1,18 @@
-/* scalar_encode.h: how encode picks scales and codes, to the bit; shared by plugins/scalar's encoders
- * and by every plugin that does them faster.
+/* scalar_encode.h: how encode picks scales and codes, to the bit; shared by plugins/scalar's
+ * encoders and by every plugin that does them faster.
  *
  * All arithmetic is F32, round to nearest even, subnormals kept, no FMA, every named intermediate
- * rounded once; division and square root are IEEE's. Sums are lane sums (scalar_lanes.h). "nearest" is
- * to the nearest integer, halves to even. Values that are not finite count as 0.
+ * rounded once; division and square root are IEEE's. Sums are lane sums (scalar_lanes.h). "nearest"
+ * is to the nearest integer, halves to even. Values that are not finite count as 0.
  *
  * Common parts
- *   half(v)     v to binary16, nearest even, saturating at +-65504; a v that is not 0 but rounds to 0
- *               becomes +-2^-24.
- *   codes       of one group with its final scale s and minimum m (the products that decode uses):
- *               i = s == 0 ? 0 : 1 / s;  u = (x + m) * i;
- *               integer formats: level = nearest(clamp(u, low, high));
- *               table formats: code = the number of k in 0..14 with u > mid[k],
+ *   half(v)     v to binary16, nearest even, saturating at +-65504; a v that is not 0 but rounds to
+ * 0 becomes +-2^-24. codes       of one group with its final scale s and minimum m (the products
+ * that decode uses): i = s == 0 ? 0 : 1 / s;  u = (x + m) * i; integer formats: level =
+ * nearest(clamp(u, low, high)); table formats: code = the number of k in 0..14 with u > mid[k],
  *               mid[k] = (table[k] + table[k + 1]) / 2.
- *   peak        the element of greatest |x| with its sign, the first one of equals; 0 in a zero group
+ *   peak        the element of greatest |x| with its sign, the first one of equals; 0 in a zero
+ * group
  *
  * RTN, group by group, then the codes as above
  *   Q4_0 Q5_0 IQ4_NL   d = half(peak / low), low = -8, -16, -127
@@ -22,11 +21,11 @@
  *   Q2_K Q4_K Q5_K     lo = min(min, 0), hi = max(max, lo); S = (hi - lo) / high, M = -lo;
  *                      d = half(max S / top), dmin = half(max M / top), top = 15 or 63;
  *                      s = nearest(clamp(S * (1 / d), 0, top)), m likewise from M; 0 when d is 0
- *   Q3_K Q6_K IQ4_XS   S = peak / low, low = -4, -32, -127; P = the S of greatest |S|, first of equals;
- *                      d = half(P / -32), for Q6_K half(P / -128);
- *                      s = nearest(clamp(S * (1 / d), -32, 31)), for Q6_K -128..127; 0 when d is 0
- *   NF4                A = |peak| / 127; m = half(((A0 + A1) + (A2 + A3)) * 0.25); D = A - m;
- *                      d = half(max |D| / 127); s = nearest(clamp(D * (1 / d), -127, 127)); 0 when d is 0
+ *   Q3_K Q6_K IQ4_XS   S = peak / low, low = -4, -32, -127; P = the S of greatest |S|, first of
+ * equals; d = half(P / -32), for Q6_K half(P / -128); s = nearest(clamp(S * (1 / d), -32, 31)), for
+ * Q6_K -128..127; 0 when d is 0 NF4                A = |peak| / 127; m = half(((A0 + A1) + (A2 +
+ * A3)) * 0.25); D = A - m; d = half(max |D| / 127); s = nearest(clamp(D * (1 / d), -127, 127)); 0
+ * when d is 0
  *
  * SEARCH is described in scalar_search.c.
  */
@@ -67,10 +66,12 @@ void encode_codes(struct encode_block *b);
 /* Scales by RTN into b->scales. */
 void encode_rtn(struct encode_block *b);
 
-/* Weights into b->w, then scales and codes by SEARCH. importance: [values] of these columns or NULL. */
+/* Weights into b->w, then scales and codes by SEARCH. importance: [values] of these columns or
+ * NULL. */
 void encode_search(struct encode_block *b, const float *importance);
 
-/* Store group scales S[g] (signed) of a 256-value format without minima, or S, M of one with them. */
+/* Store group scales S[g] (signed) of a 256-value format without minima, or S, M of one with them.
+ */
 void encode_put_signed(struct encode_block *b, const float *S);
 void encode_put_ranged(struct encode_block *b, const float *S, const float *M);
 

@@ -1,7 +1,9 @@
-/* scalar_lanes.h: the order of additions, and rounding, that every plugin must reproduce to the bit.
+/* scalar_lanes.h: the order of additions, and rounding, that every plugin must reproduce to the
+ * bit.
  *
- * A lane sum over n values (n a multiple of 16, or ragged: missing ones are +0): element i is added to
- * lane i % 16 in ascending i, starting from +0; then lane l += lane l + 8 for l < 8, += l + 4 for l < 4,
+ * A lane sum over n values (n a multiple of 16, or ragged: missing ones are +0): element i is added
+ * to lane i % 16 in ascending i, starting from +0; then lane l += lane l + 8 for l < 8, += l + 4
+ * for l < 4,
  * += l + 2 for l < 2, += l + 1 for l = 0. F32, round to nearest even, subnormals kept, no FMA.
  */
 #ifndef SCALAR_LANES_H

@@ -60,9 +60,9 @@ struct product {
     const uint8_t *w;
     uint32_t type, tokens, in, out;
     size_t row_bytes;
-    int8_t *q;        /* [tokens, in] */
-    float *d;         /* [tokens, in / 32] */
-    int32_t *sums;    /* [tokens, in / 16] */
+    int8_t *q;     /* [tokens, in] */
+    float *d;      /* [tokens, in / 32] */
+    int32_t *sums; /* [tokens, in / 16] */
 };
 
 static void round_rows(void *context, uint32_t first, uint32_t last)

@@ -1,5 +1,5 @@
-/* scalar_rows.c: the operations that take rows one by one: embed, norms, rope, store, glu, add, scale,
- * scatter. */
+/* scalar_rows.c: the operations that take rows one by one: embed, norms, rope, store, glu, add,
+ * scale, scatter. */
 #include "plugins/scalar/scalar.h"
 
 #include <math.h>
@@ -17,11 +17,10 @@ static int is_same_shape(const struct hal_mat *a, const struct hal_mat *b)
     return is_activation(a) && is_activation(b) && a->rows == b->rows && a->cols == b->cols;
 }
 
-/* A vector of one value per column: F32, an activation or a weight. */
+/* A vector of one value per column. */
 static int is_vector(const struct hal_mat *w, uint32_t cols)
 {
-    return w->type == HAL_F32 && w->use != HAL_CACHE && w->mem != NULL && w->rows == 1 &&
-           w->cols == cols;
+    return is_activation(w) && w->rows == 1 && w->cols == cols;
 }
 
 enum err scalar_embed(void *dev, const struct hal_mat *y, const struct hal_mat *table,
@@ -166,8 +165,7 @@ enum err scalar_glu(void *dev, const struct hal_mat *y, const struct hal_mat *ga
 enum err scalar_add(void *dev, const struct hal_mat *y, const struct hal_mat *x)
 {
     (void)dev;
-    if (!is_activation(y) || y->cols != x->cols ||
-        !(is_same_shape(y, x) || is_vector(x, y->cols)))
+    if (!is_activation(y) || y->cols != x->cols || !(is_same_shape(y, x) || is_vector(x, y->cols)))
         return ERR_ARGUMENT;
     const float *in = x->mem;
     float *out = y->mem;

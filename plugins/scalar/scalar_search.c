@@ -1,39 +1,39 @@
 /* scalar_search.c: weighted least-squares search of scales and codes, to the bit.
  *
- * Minimises sum w (x - value)^2 over a block. Every step below is a fixed number of rounds over whole
- * groups, the first of equal candidates wins, and comparisons with NaN are false; so lanes of a vector
- * may hold elements (16 lanes are the lane sums) or trials (16 of them, sums transposed).
+ * Minimises sum w (x - value)^2 over a block. Every step below is a fixed number of rounds over
+ * whole groups, the first of equal candidates wins, and comparisons with NaN are false; so lanes of
+ * a vector may hold elements (16 lanes are the lane sums) or trials (16 of them, sums transposed).
  *
- * Weights, n = values of the block (product.md's reference: w = h sqrt(s2 + x^2), s2 = 2 mean(x^2)):
- *   spread = 2 * (dot(x, x) / n)
- *   mean   = sum(importance) / n; if 2^-60 <= mean <= 2^60: r = 1 / mean, h = importance * r, else h = 1
- *   h      = h > 2^-14 ? h : 2^-14;     w = h * sqrt(spread + x * x)
+ * Weights, n = values of the block (product.md's reference: w = h sqrt(s2 + x^2), s2 = 2
+ * mean(x^2)): spread = 2 * (dot(x, x) / n) mean   = sum(importance) / n; if 2^-60 <= mean <= 2^60:
+ * r = 1 / mean, h = importance * r, else h = 1 h      = h > 2^-14 ? h : 2^-14;     w = h *
+ * sqrt(spread + x * x)
  *
  * sums(m, i) of a group, level as in scalar_encode.h with u = (x + m) * i and t = w * level:
  *   L = lane sum of t,  LL = of t * level,  XL = of t * x
  * signed fit: scale = LL > 0 ? XL / LL : 0
- * ranged fit, W = sum(w), X = dot(w, x): det = W * LL - L * L; if det > 0: scale = (W * XL - X * L) / det,
- *   b = (LL * X - L * XL) / det; if det <= 0, or b > 0 where the format has no negative minimum: b = 0 and
- *   the signed fit; minimum = -b (+0 when b is 0)
+ * ranged fit, W = sum(w), X = dot(w, x): det = W * LL - L * L; if det > 0: scale = (W * XL - X * L)
+ * / det, b = (LL * X - L * XL) / det; if det <= 0, or b > 0 where the format has no negative
+ * minimum: b = 0 and the signed fit; minimum = -b (+0 when b is 0)
  *
  * signed search of a group (0 when peak is 0): trials t ascending: i = (anchor + j) / peak,
  *   s = sums(0, i), gain = LL > 0 ? XL * XL / LL : 0; the greatest gain gives scale = XL / LL. Then
- *   LLOYD times scale = fit of sums(0, 1 / scale). Anchors and j by struct trials below; NF4 takes |peak|.
- * ranged search: lo, hi = min, max (lo = min(lo, 0) where minima are not negative); unless hi > lo:
- *   scale = 0, minimum = -lo. Trials: i = (high + (t * step + from)) / (hi - lo), fit of sums(-lo, i),
- *   gain = scale * XL - minimum * X. Then LLOYD times, if scale > 0, fit of sums(minimum, 1 / scale).
+ *   LLOYD times scale = fit of sums(0, 1 / scale). Anchors and j by struct trials below; NF4 takes
+ * |peak|. ranged search: lo, hi = min, max (lo = min(lo, 0) where minima are not negative); unless
+ * hi > lo: scale = 0, minimum = -lo. Trials: i = (high + (t * step + from)) / (hi - lo), fit of
+ * sums(-lo, i), gain = scale * XL - minimum * X. Then LLOYD times, if scale > 0, fit of
+ * sums(minimum, 1 / scale).
  *
- * 32-value formats store half(scale), half(-minimum). NF4 stores the scales as RTN does. Others store
- * them as RTN does (negative ranged scales as 0), and then, PASSES + 1 times, for each group try the
- * neighbours of its s (0, -1, +1; for ranged formats times m: 0, -1, +1, s outermost), clamped to their
- * range, and keep the first of least error = lane sum of (w * e) * e, e = x - (scale * level - minimum),
- * with the level of u = (x + minimum) * (1 / scale); after each pass but the last d (and dmin) are
- * refitted: with L, LL, XL of the kept choice, sums over groups ascending from 0:
- *   signed: d = half(sum(s * XL) / sum((s * s) * LL)) if the divisor is > 0
- *   ranged: A += (s * s) * LL, B += (s * m) * L, C += (m * m) * W, P += s * XL, Q += m * X;
- *           det = A * C - B * B; if det > 0: d' = (P * C - Q * B) / det, m' = (P * B - Q * A) / det, kept
- *           if d' > 0 and m' >= 0; else if A > 0: d = half(P / A)
- * At the end codes as in scalar_encode.h.
+ * 32-value formats store half(scale), half(-minimum). NF4 stores the scales as RTN does. Others
+ * store them as RTN does (negative ranged scales as 0), and then, PASSES + 1 times, for each group
+ * try the neighbours of its s (0, -1, +1; for ranged formats times m: 0, -1, +1, s outermost),
+ * clamped to their range, and keep the first of least error = lane sum of (w * e) * e, e = x -
+ * (scale * level - minimum), with the level of u = (x + minimum) * (1 / scale); after each pass but
+ * the last d (and dmin) are refitted: with L, LL, XL of the kept choice, sums over groups ascending
+ * from 0: signed: d = half(sum(s * XL) / sum((s * s) * LL)) if the divisor is > 0 ranged: A += (s *
+ * s) * LL, B += (s * m) * L, C += (m * m) * W, P += s * XL, Q += m * X; det = A * C - B * B; if det
+ * > 0: d' = (P * C - Q * B) / det, m' = (P * B - Q * A) / det, kept if d' > 0 and m' >= 0; else if
+ * A > 0: d = half(P / A) At the end codes as in scalar_encode.h.
  */
 #include "plugins/scalar/scalar_encode.h"
 
@@ -41,7 +41,7 @@ enum { TRIALS = 16, LLOYD = 2, PASSES = 2 };
 
 /* j = (t - 7.5) * step around each anchor; or (t * step + from) on top of high. */
 struct trials {
-    int anchors;     /* signed: 1: low; 2: low, then high, TRIALS each; 0: 8 for each of the two */
+    int anchors; /* signed: 1: low; 2: low, then high, TRIALS each; 0: 8 for each of the two */
     float step, from;
 };
 
@@ -222,8 +222,8 @@ static float pick_signed(const struct encode_block *b, uint32_t at, float d, flo
     const int is_q6 = b->type->type == HAL_Q6_K;
     float best = 0.0f, pick = now;
     for (int k = 0; k < 3; k++) {
-        const float s = lanes_clamp(now + neighbour[k], is_q6 ? -128.0f : -32.0f,
-                                    is_q6 ? 127.0f : 31.0f);
+        const float s =
+            lanes_clamp(now + neighbour[k], is_q6 ? -128.0f : -32.0f, is_q6 ? 127.0f : 31.0f);
         const float e = error_of(b, at, d * s, 0.0f);
         if (k == 0 || e < best) {
             best = e;

@@ -1,5 +1,5 @@
-/* check_plugins.c: the full check on scalar, on one plugin file, or on every plugin of a folder; every
- * code path that a plugin offers on this machine. check_plugins scalar|FILE|FOLDER [seed] */
+/* check_plugins.c: the full check on scalar, on one plugin file, or on every plugin of a folder;
+ * every code path that a plugin offers on this machine. check_plugins scalar|FILE|FOLDER [seed] */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,9 +9,10 @@
 #include "hal/load.h"
 #include "plugins/scalar/scalar.h"
 
-/* Paths that any plugin of ours may know; probe refuses the ones that are not its own or not here. */
-static const char *const paths[] = {NULL,      "avx2",    "avxvnni",     "avx-vnni", "avx512-vnni",
-                                    "avx512",  "neon",    "dotprod",     "i8mm",     "c11"};
+/* Paths that any plugin of ours may know; probe refuses the ones that are not its own or not here.
+ */
+static const char *const paths[] = {NULL,     "avx2", "avxvnni", "avx-vnni", "avx512-vnni",
+                                    "avx512", "neon", "dotprod", "i8mm",     "c11"};
 
 static int check_path(const struct hal_plugin *plugin, const char *path, uint64_t seed)
 {

@@ -95,8 +95,8 @@ static void test_pack_unpack(void)
             CU_ASSERT_EQUAL(block_decode_row(t->type, block, t->values, out), ERR_NONE);
             for (uint32_t i = 0; i < t->values; i++) {
                 const uint32_t g = i / t->group;
-                const float v = codes.scale[g] * block_level(t->type, codes.code[i]) -
-                                codes.minimum[g];
+                const float v =
+                    codes.scale[g] * block_level(t->type, codes.code[i]) - codes.minimum[g];
                 wrong += codes.code[i] >= t->codes;
                 wrong += v != out[i] && !(isnan(v) && isnan(out[i]));
             }
@@ -144,9 +144,9 @@ static void test_nf4(void)
     float out[256];
     memcpy(block, &d, 2);
     memcpy(block + 2, &m, 2);
-    block[4] = 4;               /* group 0: 2 + 0.25 * 4 = 3 */
-    block[5] = (uint8_t)-4;     /* group 1: 1 */
-    block[8] = 0x0f;            /* element 0: 127, element 16: -127 */
+    block[4] = 4;                 /* group 0: 2 + 0.25 * 4 = 3 */
+    block[5] = (uint8_t)-4;       /* group 1: 1 */
+    block[8] = 0x0f;              /* element 0: 127, element 16: -127 */
     block[8 + 16 * 2 + 3] = 0x18; /* element 64 + 3: 10, element 64 + 19: -88 */
     CU_ASSERT_EQUAL(block_decode_row(HAL_NF4, block, 256, out), ERR_NONE);
     CU_ASSERT_EQUAL(out[0], 3.0f * 127.0f);
