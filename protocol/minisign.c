@@ -175,7 +175,7 @@ enum err minisign_secret_decode(const char *text, size_t size, struct minisign_s
         goto out;
     e = ERR_FORMAT;
     secret_checksum(raw, sum);
-    /* old versions of minisign -W leave the checksum zero; the key pair itself is checked below */
+    /* minisign -G -W leaves the checksum zero; the key pair itself is checked below */
     if (!sodium_is_zero(raw + SECRET_BYTES - 32, 32) &&
         memcmp(sum, raw + SECRET_BYTES - 32, 32) != 0)
         goto out;

@@ -11,7 +11,9 @@
 #include "protocol/hex.h"
 #include "protocol/keys.h"
 #include "protocol/topic.h"
+#include "protocol/minisign.h"
 #include "tests/fuzz/corpus.h"
+#include "tests/protocol/message_samples.h"
 
 static const char *folder;
 static int bad;
@@ -108,6 +110,81 @@ static void put_envelopes(void)
     corpus_put("envelope", "flipped", out, size);
 }
 
+static void put_message(int which, unsigned variant)
+{
+    static struct message_sample sample;
+    static uint8_t bytes[1 + 8192];
+    char name[32];
+    size_t size = 0;
+    sample_make(which, variant, &sample);
+    if (sample_encode(which, &sample, bytes + 1, sizeof bytes - 1, &size) != ERR_NONE)
+        bad = 1;
+    bytes[0] = (uint8_t)which;
+    snprintf(name, sizeof name, "%s-%u", sample_name[which], variant);
+    corpus_put("message", name, bytes, 1 + size);
+}
+
+static void put_messages(void)
+{
+    for (int which = 0; which < SAMPLES; which++)
+        put_message(which, 0);
+    for (unsigned variant = 0; variant < 9; variant++)
+        put_message(SAMPLES, variant);
+}
+
+static void put_roots(void)
+{
+    uint8_t bytes[KEYS_ROOT_MAX];
+    size_t size = 0;
+    struct keys_secret key[3];
+    struct keys_root root = {.fleet = "demo", .version = 2, .not_after_s = 1000, .roles = 2};
+    for (uint8_t i = 0; i < 3; i++) {
+        const uint8_t seed[32] = {(uint8_t)(i + 1)};
+        keys_from_seed(seed, &key[i]);
+    }
+    root.role[0] = (struct keys_role){.role = ENVELOPE_ROOT, .threshold = 2, .keys = 2};
+    root.role[1] = (struct keys_role){.role = ENVELOPE_DIRECTOR, .threshold = 1, .keys = 1};
+    memcpy(root.role[0].key[0], key[0].public_key, 32);
+    memcpy(root.role[0].key[1], key[1].public_key, 32);
+    memcpy(root.role[1].key[0], key[2].public_key, 32);
+    bad |= keys_root_encode(&root, bytes, sizeof bytes, &size) != ERR_NONE;
+    corpus_put("root", "unsigned", bytes, size);
+    bad |= keys_root_sign(bytes, sizeof bytes, &size, &key[0]) != ERR_NONE;
+    corpus_put("root", "too-few", bytes, size);
+    bad |= keys_root_sign(bytes, sizeof bytes, &size, &key[1]) != ERR_NONE;
+    corpus_put("root", "right", bytes, size);
+    corpus_put("root", "short", bytes, size - 1);
+}
+
+static void put_minisign(void)
+{
+    static const uint8_t seed[32] = "the fuzz targets' own test key";
+    struct keys_secret key;
+    struct minisign_secret secret;
+    struct minisign_public public;
+    struct minisign_signature signature;
+    struct minisign_hash hash;
+    uint8_t digest[MINISIGN_HASH_BYTES];
+    char text[MINISIGN_FILE_MAX];
+    keys_from_seed(seed, &key);
+    memcpy(secret.key_id, key.minisign_id, sizeof secret.key_id);
+    memcpy(secret.secret_key, key.secret_key, sizeof secret.secret_key);
+    minisign_public_of(&secret, &public);
+    minisign_hash_start(&hash);
+    minisign_hash_add(&hash, "content", 7);
+    minisign_hash_end(&hash, digest);
+    bad |= minisign_sign_hash(&secret, digest, "version=1", &signature) != ERR_NONE;
+    bad |= minisign_signature_encode(&signature, "comment", text, sizeof text) != ERR_NONE;
+    corpus_put("minisign", "signature", text, strlen(text));
+    text[strlen("untrusted comment: comment\nRU")] ^= 1;
+    corpus_put("minisign", "altered", text, strlen(text));
+    bad |= minisign_secret_encode(&secret, "comment", text, sizeof text) != ERR_NONE;
+    corpus_put("minisign", "secret", text, strlen(text));
+    bad |= minisign_public_encode(&public, "comment", text, sizeof text) != ERR_NONE;
+    corpus_put("minisign", "public", text, strlen(text));
+    corpus_put("minisign", "public-line", strchr(text, '\n') + 1, strlen(strchr(text, '\n') + 1));
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -119,5 +196,8 @@ int main(int argc, char **argv)
     put_cbor();
     put_topics();
     put_envelopes();
+    put_messages();
+    put_roots();
+    put_minisign();
     return bad;
 }

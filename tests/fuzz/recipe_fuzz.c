@@ -1,5 +1,5 @@
-/* recipe_fuzz.c: an accepted recipe prints as text that parses to an equal recipe; a refused one leaves
- * the caller's struct alone and says why. */
+/* recipe_fuzz.c: an accepted recipe prints as text that parses to an equal recipe; a refused one
+ * leaves the caller's struct alone and says why. */
 #include "tests/fuzz/fuzz.h"
 
 #include <string.h>

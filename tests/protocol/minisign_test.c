@@ -128,7 +128,8 @@ static void key_text_is_strict(void)
     CU_ASSERT_EQUAL(minisign_secret_decode(text, n, &out), ERR_NONE);
     size_t start = strlen("untrusted comment: c\n");
     for (size_t i = start; i + 1 < n; i++) {
-        /* salt and limits of an encryption that is not used: bytes 6 .. 53, base64 digits 8 .. 71 */
+        /* salt and limits of an encryption that is not used: bytes 6 .. 53, base64 digits 8 .. 71
+         */
         if (i - start >= 8 && i - start < 72)
             continue;
         char before = text[i];
