@@ -137,7 +137,7 @@ static void get_iq4_xs_scales(const uint8_t *block, struct block_scales *out)
     out->d = block_layout_get16(block);
     const unsigned high = block_layout_get16(block + 2);
     for (int g = 0; g < 8; g++) {
-        const unsigned low = block[4 + g / 2] >> 4 * (g % 2) & 15u;
+        const unsigned low = (unsigned)block[4 + g / 2] >> 4 * (g % 2) & 15u;
         out->s[g] = (int8_t)((int)(low | (high >> 2 * g & 3u) << 4) - 32);
     }
 }

@@ -27,7 +27,7 @@ static void put_pairs(const uint8_t *code, unsigned drop, uint8_t *qs)
 static void get_mask(const uint8_t *mask, unsigned bit, uint8_t *code)
 {
     for (int i = 0; i < 256; i++)
-        code[i] = (uint8_t)(code[i] | (mask[i % 32] >> (i / 32) & 1u) << bit);
+        code[i] = (uint8_t)(code[i] | ((unsigned)mask[i % 32] >> (i / 32) & 1u) << bit);
 }
 
 static void put_mask(const uint8_t *code, unsigned bit, uint8_t *mask)
@@ -101,8 +101,8 @@ static void get_q3_k_scales(const uint8_t *block, struct block_scales *out)
     const uint8_t *s = block + 96;
     out->d = block_layout_get16(block + 108);
     for (int g = 0; g < 16; g++) {
-        const unsigned low = s[g % 8] >> 4 * (g / 8) & 15u;
-        const unsigned high = s[8 + g % 4] >> 2 * (g / 4) & 3u;
+        const unsigned low = (unsigned)s[g % 8] >> 4 * (g / 8) & 15u;
+        const unsigned high = (unsigned)s[8 + g % 4] >> 2 * (g / 4) & 3u;
         out->s[g] = (int8_t)((int)(low | high << 4) - 32);
     }
 }
@@ -176,7 +176,7 @@ static void get_q6_k(const uint8_t *block, uint8_t *code)
     get_pairs(block + 128, code);
     for (int h = 0; h < 2; h++)
         for (int r = 0; r < 128; r++) {
-            const unsigned low = block[64 * h + r % 64] >> 4 * (r / 64) & 15u;
+            const unsigned low = (unsigned)block[64 * h + r % 64] >> 4 * (r / 64) & 15u;
             code[128 * h + r] = (uint8_t)(low | (unsigned)code[128 * h + r] << 4);
         }
 }
