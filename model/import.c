@@ -1,0 +1,494 @@
+/* import.c: the driver: which tensors there are, and their rows streamed into the file. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hal/half.h"
+#include "hal/hal.h"
+#include "model/import_source.h"
+
+enum { STRIP_BYTES = 4 << 20 };
+
+enum err import_fail(struct import_source *s, enum err e, const char *format, ...)
+{
+    va_list args;
+    char what[GGUF_REASON_BYTES];
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    const char *input = s->options->input;
+    const size_t length = strlen(input);
+    snprintf(s->reason, GGUF_REASON_BYTES, "%.60s: %.90s", input + (length > 60 ? length - 60 : 0), what);
+    return e;
+}
+
+struct import_tensor *import_new_tensor(struct import_source *s)
+{
+    if (s->tensors == s->room) {
+        const uint32_t room = s->room * 2 + 64;
+        struct import_tensor *more = room <= IMPORT_TENSORS_MAX ? realloc(s->tensor, room * sizeof *more) : NULL;
+        if (!more) {
+            (void)!import_fail(s, ERR_MEMORY, "no memory for the list of tensors");
+            return NULL;
+        }
+        s->tensor = more;
+        s->room = room;
+    }
+    struct import_tensor *t = &s->tensor[s->tensors++];
+    memset(t, 0, sizeof *t);
+    for (int i = 0; i < GGUF_DIMS; i++)
+        t->shape[i] = 1;
+    return t;
+}
+
+/* "layers.{l}.x" with the numbers put in and a suffix behind it */
+static void expand(const char *pattern, uint32_t layer, uint32_t expert, const char *suffix, char *out, size_t room)
+{
+    size_t used = 0;
+    for (const char *p = pattern; *p && used + 12 < room; p++) {
+        if (p[0] == '{' && p[2] == '}') {
+            used += (size_t)snprintf(out + used, room - used, "%" PRIu32, p[1] == 'e' ? expert : layer);
+            p += 2;
+        } else {
+            out[used++] = *p;
+        }
+    }
+    snprintf(out + used, room - used, "%s", suffix);
+}
+
+static struct safetensors_tensor *find_source(struct import_source *s, const char *name)
+{
+    char full[SAFETENSORS_NAME_BYTES];
+    struct safetensors_tensor *t = safetensors_find(s->st, name);
+    if (!t && (size_t)snprintf(full, sizeof full, "%s%s", s->family->prefix, name) < sizeof full)
+        t = safetensors_find(s->st, full);
+    return t;
+}
+
+static uint32_t type_of(const struct import_source *s, const struct import_tensor *t, uint32_t source)
+{
+    if (t->dims < 2)
+        return HAL_F32; /* norms, biases: the field keeps vectors in F32 */
+    return s->options->type == IMPORT_KEEP ? source : s->options->type;
+}
+
+/* The shape of a target from its first source. */
+static enum err set_shape(struct import_source *s, struct import_tensor *t)
+{
+    const struct safetensors_tensor *from = t->source[0];
+    uint64_t rows = from->dims == 2 ? from->shape[0] : 1, cols = from->shape[from->dims == 2 ? 1 : 0];
+    if (from->dims < 1 || from->dims > 2)
+        return import_fail(s, ERR_FORMAT, "%s: expected one or two dimensions", from->name);
+    for (uint32_t i = 1; i < t->sources; i++)
+        if (t->source[i]->dims != 2 || t->source[i]->shape[0] != rows || t->source[i]->shape[1] != cols ||
+            t->source[i]->type != from->type)
+            return import_fail(s, ERR_FORMAT, "%s: expected the shape of the other experts", t->source[i]->name);
+    const uint64_t heads = t->kind == IMPORT_PAIRS_Q ? s->heads : s->kv_heads;
+    switch (t->kind) {
+    case IMPORT_TRANSPOSE:
+        if (from->dims == 2) {
+            const uint64_t swap = rows;
+            rows = cols;
+            cols = swap;
+        }
+        break;
+    case IMPORT_PAIRS_Q:
+    case IMPORT_PAIRS_K:
+        if ((from->dims == 2 ? rows : cols) != heads * s->head_dim || s->head_dim % 2)
+            return import_fail(s, ERR_FORMAT, "%s: expected %" PRIu64 " heads of %u", from->name, heads, s->head_dim);
+        break;
+    case IMPORT_NEOX_QKV:
+        if ((from->dims == 2 ? rows : cols) != 3ull * s->heads * s->head_dim)
+            return import_fail(s, ERR_FORMAT, "%s: expected q, k and v of %u heads", from->name, s->heads);
+        break;
+    case IMPORT_KEY_UP:
+    case IMPORT_VALUE_UP:
+        if (from->dims != 2 || rows != (uint64_t)s->heads * (s->nope_dim + s->value_dim))
+            return import_fail(s, ERR_FORMAT, "%s: expected keys and values of %u heads", from->name, s->heads);
+        t->dims = 3;
+        t->shape[0] = t->kind == IMPORT_KEY_UP ? s->nope_dim : cols;
+        t->shape[1] = t->kind == IMPORT_KEY_UP ? cols : s->value_dim;
+        t->shape[2] = s->heads;
+        return ERR_NONE;
+    default: break;
+    }
+    t->dims = t->kind == IMPORT_EXPERTS ? 3 : from->dims;
+    t->shape[0] = cols;
+    t->shape[1] = rows;
+    t->shape[2] = t->kind == IMPORT_EXPERTS ? t->sources : 1;
+    return ERR_NONE;
+}
+
+/* One rule, one layer, one suffix: announce the tensor if its source is there. */
+static enum err apply(struct import_source *s, const struct import_rule *rule, uint32_t layer,
+                      const char *suffix, bool *found)
+{
+    char name[SAFETENSORS_NAME_BYTES];
+    const uint32_t sources = rule->kind == IMPORT_EXPERTS ? s->experts : 1;
+    const bool is_bare = strstr(rule->to, ".bias") != NULL; /* both names are complete */
+    if (is_bare && suffix[1] != 'b')
+        return ERR_NONE;
+    expand(rule->from, layer, 0, is_bare ? "" : suffix, name, sizeof name);
+    if (sources == 0 || !find_source(s, name))
+        return ERR_NONE;
+    *found = true;
+    struct import_tensor *t = import_new_tensor(s);
+    if (!t || !(t->source = calloc(sources, sizeof *t->source)))
+        return import_fail(s, ERR_MEMORY, "no memory for the list of tensors");
+    expand(rule->to, layer, 0, is_bare ? "" : suffix, t->name, sizeof t->name);
+    /* the splits of kv_b have no bias; a transposed one's bias is a plain vector */
+    t->kind = rule->kind;
+    for (t->sources = 0; t->sources < sources; t->sources++) {
+        expand(rule->from, layer, t->sources, is_bare ? "" : suffix, name, sizeof name);
+        if (!(t->source[t->sources] = find_source(s, name)))
+            return import_fail(s, ERR_FORMAT, "%s: expected this tensor", name);
+        t->source[t->sources]->is_used = true;
+    }
+    const enum err e = set_shape(s, t);
+    t->type = type_of(s, t, t->source[0]->type);
+    return e;
+}
+
+static enum err list_tensors(struct import_source *s)
+{
+    static const char *const suffixes[] = {".weight", ".bias"};
+    enum err e = ERR_NONE;
+    for (const struct import_rule *rule = s->family->rules; rule->from && !e; rule++) {
+        const uint32_t layers = strstr(rule->from, "{l}") ? s->layers : 1;
+        for (uint32_t l = 0; l < layers && !e; l++) {
+            bool found = false;
+            if (s->is_tied && strcmp(rule->to, "output") == 0) {
+                char name[64];
+                snprintf(name, sizeof name, "%s.weight", rule->from);
+                struct safetensors_tensor *t = find_source(s, name);
+                if (t)
+                    t->is_used = true; /* a copy of the embedding */
+                continue;
+            }
+            for (int k = 0; k < 2 && !e; k++)
+                e = apply(s, rule, l, suffixes[k], &found);
+            if (!e && !found && !rule->is_optional) {
+                char name[SAFETENSORS_NAME_BYTES];
+                expand(rule->from, l, 0, ".weight", name, sizeof name);
+                e = import_fail(s, ERR_FORMAT, "%s: expected this tensor", name);
+            }
+        }
+    }
+    return e;
+}
+
+/* Buffers that some versions of the training code saved; everything else must have been named. */
+static bool is_known_extra(const char *name)
+{
+    static const char *const parts[] = {"rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias",
+                                        ".attn.bias", ".attention.bias", "position_ids", "pooler.dense", "cls."};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (strstr(name, parts[i]))
+            return true;
+    return false;
+}
+
+static enum err check_all_used(struct import_source *s)
+{
+    for (uint32_t i = 0; i < safetensors_count(s->st); i++) {
+        const struct safetensors_tensor *t = safetensors_at(s->st, i);
+        if (!t->is_used && !is_known_extra(t->name))
+            return import_fail(s, ERR_UNSUPPORTED, "%s: this build does not know what to do with this tensor", t->name);
+    }
+    return ERR_NONE;
+}
+
+/* ---- rows ---- */
+
+static float element(const struct safetensors_tensor *t, uint64_t i)
+{
+    if (t->type == HAL_F32) {
+        float f;
+        memcpy(&f, t->data + 4 * i, sizeof f);
+        return f;
+    }
+    uint16_t h;
+    memcpy(&h, t->data + 2 * i, sizeof h);
+    return t->type == HAL_F16 ? half_f16_to_f32(h) : half_bf16_to_f32(h);
+}
+
+/* Where target row r lies: source tensor, source row. A vector is a column of rows of one value. */
+static uint64_t source_row(const struct import_source *s, const struct import_tensor *t, uint64_t r,
+                           uint32_t *source)
+{
+    const uint64_t d = s->head_dim;
+    *source = 0;
+    switch (t->kind) {
+    case IMPORT_PAIRS_Q:
+    case IMPORT_PAIRS_K: return r / d * d + r % 2 * (d / 2) + r % d / 2;
+    case IMPORT_NEOX_QKV: return (r / d % s->heads * 3 + r / (d * s->heads)) * d + r % d;
+    case IMPORT_EXPERTS: *source = (uint32_t)(r / t->shape[1]); return r % t->shape[1];
+    case IMPORT_VALUE_UP: return r / s->value_dim * (s->nope_dim + s->value_dim) + s->nope_dim + r % s->value_dim;
+    default: return r;
+    }
+}
+
+/* Element (r, c) of a target whose rows are columns of the source. */
+static float turned(const struct import_source *s, const struct import_tensor *t, uint64_t r, uint64_t c)
+{
+    const struct safetensors_tensor *from = t->source[0];
+    if (t->kind == IMPORT_TRANSPOSE)
+        return element(from, c * t->shape[1] + r);
+    const uint64_t rank = t->shape[1], head = r / rank; /* IMPORT_KEY_UP */
+    return element(from, (head * (s->nope_dim + s->value_dim) + c) * rank + r % rank);
+}
+
+static void read_row(const struct import_source *s, const struct import_tensor *t, uint64_t r, float *out)
+{
+    const uint64_t cols = t->dims == 1 ? 1 : t->shape[0];
+    const bool is_turned = t->kind == IMPORT_KEY_UP || (t->kind == IMPORT_TRANSPOSE && t->dims == 2);
+    uint32_t source;
+    if (t->kind == IMPORT_COMPUTED) {
+        memcpy(out, t->values + r * cols, cols * sizeof *out);
+        return;
+    }
+    const uint64_t row = source_row(s, t, r, &source);
+    for (uint64_t c = 0; c < cols; c++)
+        out[c] = is_turned ? turned(s, t, r, c) : element(t->source[source], row * cols + c);
+    for (uint64_t c = 0; t->kind == IMPORT_ADD_ONE && c < cols; c++)
+        out[c] += 1.0f;
+}
+
+static void write_row(uint32_t type, const float *row, uint64_t cols, uint8_t *out)
+{
+    for (uint64_t c = 0; c < cols; c++) {
+        const uint16_t h = type == HAL_F16 ? half_f32_to_f16(row[c]) : half_f32_to_bf16(row[c]);
+        if (type == HAL_F32)
+            memcpy(out + 4 * c, row + c, 4);
+        else
+            memcpy(out + 2 * c, &h, 2);
+    }
+}
+
+static enum err stream_tensor(struct import_source *s, const struct import_tensor *t, uint8_t *strip, float *row)
+{
+    const uint64_t cols = t->dims == 1 ? 1 : t->shape[0];
+    const uint64_t rows = t->dims == 1 ? t->shape[0] : t->shape[1] * t->shape[2];
+    const size_t row_bytes = (size_t)cols * (t->type == HAL_F32 ? 4 : 2);
+    size_t used = 0;
+    enum err e = ERR_NONE;
+    for (uint64_t r = 0; r < rows && !e; r++) {
+        read_row(s, t, r, row);
+        write_row(t->type, row, cols, strip + used);
+        used += row_bytes;
+        if (used + row_bytes > STRIP_BYTES || r + 1 == rows) {
+            e = gguf_writer_append(s->writer, strip, used);
+            used = 0;
+        }
+    }
+    for (uint32_t i = 0; i < t->sources; i++)
+        safetensors_drop(t->source[i]);
+    return e;
+}
+
+static uint64_t tensor_bytes(const struct import_tensor *t)
+{
+    return t->shape[0] * t->shape[1] * t->shape[2] * (t->type == HAL_F32 ? 4 : 2);
+}
+
+/* How many whole tensors an interrupted import left: as many as its size covers. */
+static uint32_t count_resumable(const struct import_source *s)
+{
+    char part[4096];
+    struct stat st;
+    if ((size_t)snprintf(part, sizeof part, "%s.part", s->options->output) >= sizeof part || stat(part, &st) != 0)
+        return 0;
+    uint64_t bytes = 0;
+    uint32_t n = 0;
+    for (; n < s->tensors; n++) {
+        bytes += (tensor_bytes(&s->tensor[n]) + GGUF_ALIGNMENT_DEFAULT - 1) & ~(uint64_t)(GGUF_ALIGNMENT_DEFAULT - 1);
+        if (bytes > (uint64_t)st.st_size)
+            break;
+    }
+    return n;
+}
+
+/* begin checks that the header is the same; a .part that does not match is begun anew. The sizes of the
+ * header and of the rest are not told apart above, so fewer tensors are tried until one fits. */
+static enum err begin(struct import_source *s, uint32_t *resumed)
+{
+    enum err e = ERR_MISMATCH;
+    uint32_t n = count_resumable(s);
+    for (uint32_t tries = 0; n > 0 && tries < 64; tries++, n--)
+        if ((e = gguf_writer_begin(s->writer, n)) != ERR_MISMATCH)
+            break;
+    if (n == 0 || e == ERR_MISMATCH)
+        e = gguf_writer_begin(s->writer, n = 0);
+    *resumed = e ? 0 : n;
+    return e;
+}
+
+static enum err write_all(struct import_source *s, struct import_report *report)
+{
+    uint64_t total = 0, done = 0, widest = 1;
+    enum err e = ERR_NONE;
+    for (uint32_t i = 0; i < s->tensors && !e; i++) {
+        struct import_tensor *t = &s->tensor[i];
+        total += tensor_bytes(t);
+        report->parameters += t->shape[0] * t->shape[1] * t->shape[2];
+        widest = t->shape[0] > widest ? t->shape[0] : widest;
+        e = gguf_writer_tensor(s->writer, t->name, t->type, t->dims, t->shape);
+    }
+    uint8_t *strip = malloc(STRIP_BYTES + 4 * widest);
+    float *row = malloc(4 * widest);
+    if (!e && (!strip || !row))
+        e = import_fail(s, ERR_MEMORY, "no memory for a strip of rows");
+    if (!e)
+        e = begin(s, &report->resumed);
+    if (!e)
+        gguf_writer_keep(s->writer);
+    for (uint32_t i = 0; i < s->tensors && !e; i++) {
+        if (i >= report->resumed)
+            e = stream_tensor(s, &s->tensor[i], strip, row);
+        done += tensor_bytes(&s->tensor[i]);
+        if (s->options->progress)
+            s->options->progress(s->options->progress_context, done, total);
+    }
+    if (!e)
+        e = gguf_writer_commit(s->writer);
+    free(strip);
+    free(row);
+    return e;
+}
+
+/* ---- folders ---- */
+
+static enum err open_config(struct import_source *s)
+{
+    char path[4096];
+    json_error_t error;
+    snprintf(path, sizeof path, "%s/config.json", s->options->input);
+    s->root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+    if (!s->root)
+        return import_fail(s, access(path, R_OK) ? ERR_NOT_FOUND : ERR_FORMAT, "config.json:%d: %.60s", error.line,
+                           error.text);
+    const json_t *names = json_object_get(s->root, "architectures");
+    const char *name = json_string_value(json_array_get(names, 0));
+    s->config = json_object_get(s->root, "text_config");
+    if (!json_is_object(s->config))
+        s->config = s->root;
+    s->family = name ? import_family_find(name) : NULL;
+    if (!s->family)
+        return import_fail(s, ERR_UNSUPPORTED, "config.json: architectures: \"%.40s\" is unknown to this build",
+                           name ? name : "");
+    s->is_tied = json_is_true(json_object_get(s->config, "tie_word_embeddings")) ||
+                 (strncmp(s->family->gguf, "gemma", 5) == 0 && !json_is_false(json_object_get(s->config, "tie_word_embeddings")));
+    return ERR_NONE;
+}
+
+static enum err general_keys(struct import_source *s)
+{
+    const char *path = s->options->input, *name = json_string_value(json_object_get(s->root, "_name_or_path"));
+    char folder[256];
+    if (!name || !*name) { /* the last part of the folder's path */
+        size_t end = strlen(path);
+        while (end > 1 && path[end - 1] == '/')
+            end--;
+        size_t start = end;
+        while (start > 0 && path[start - 1] != '/')
+            start--;
+        snprintf(folder, sizeof folder, "%.*s", (int)(end - start), path + start);
+        name = folder;
+    }
+    enum err e = gguf_writer_string(s->writer, "general.architecture", s->family->gguf, strlen(s->family->gguf));
+    if (!e)
+        e = gguf_writer_string(s->writer, "general.name", name, strlen(name));
+    return e;
+}
+
+/* general.file_type: what most matrices are. */
+static enum err file_type_key(struct import_source *s)
+{
+    uint64_t bytes[3] = {0};
+    for (uint32_t i = 0; i < s->tensors; i++)
+        if (s->tensor[i].dims > 1)
+            bytes[s->tensor[i].type == HAL_F16 ? 1 : s->tensor[i].type == HAL_BF16 ? 2 : 0] += tensor_bytes(&s->tensor[i]);
+    const uint32_t most = bytes[1] > bytes[0] ? (bytes[2] > bytes[1] ? 2 : 1) : bytes[2] > bytes[0] ? 2 : 0;
+    static const uint32_t numbers[] = {0, 1, 32}; /* ALL_F32, MOSTLY_F16, MOSTLY_BF16 */
+    return gguf_writer_u32(s->writer, "general.file_type", numbers[most]);
+}
+
+static enum err import_folder(struct import_source *s)
+{
+    char detail[GGUF_REASON_BYTES];
+    enum err e = open_config(s);
+    if (!e && (e = safetensors_open(s->options->input, &s->st, detail)))
+        snprintf(s->reason, GGUF_REASON_BYTES, "%s", detail);
+    if (!e) e = general_keys(s);
+    if (!e) e = s->family->keys(s);
+    if (!e) e = list_tensors(s);
+    if (!e) e = check_all_used(s);
+    if (!e) e = file_type_key(s);
+    uint32_t vocabulary = 0;
+    for (uint32_t i = 0; i < s->tensors; i++)
+        if (strcmp(s->tensor[i].name, "token_embd.weight") == 0)
+            vocabulary = (uint32_t)s->tensor[i].shape[1];
+    return e ? e : import_tokenizer(s, vocabulary);
+}
+
+static enum err import_file(struct import_source *s, void **map, size_t *bytes)
+{
+    struct stat st;
+    const int fd = open(s->options->input, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) != 0 || st.st_size <= 0) {
+        if (fd >= 0)
+            close(fd);
+        return import_fail(s, ERR_IO, "cannot be read: %s", strerror(errno));
+    }
+    *bytes = (size_t)st.st_size;
+    *map = mmap(NULL, *bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+    close(fd);
+    if (*map == MAP_FAILED)
+        return import_fail(s, ERR_MEMORY, "cannot be mapped");
+    return import_llama2c(s, *map, *bytes);
+}
+
+enum err import_run(const struct import_options *options, struct import_report *report,
+                    char reason[GGUF_REASON_BYTES])
+{
+    struct import_source s = {.options = options, .reason = reason};
+    struct stat st;
+    void *map = MAP_FAILED;
+    size_t map_bytes = 0;
+    reason[0] = 0;
+    *report = (struct import_report){.tensors = 0};
+    if (stat(options->input, &st) != 0)
+        return import_fail(&s, ERR_NOT_FOUND, "expected a folder or a llama2.c file");
+    enum err e = gguf_writer_open(options->output, GGUF_ALIGNMENT_DEFAULT, &s.writer);
+    if (!e)
+        e = S_ISDIR(st.st_mode) ? import_folder(&s) : import_file(&s, &map, &map_bytes);
+    if (!e)
+        e = write_all(&s, report);
+    if (e && !reason[0])
+        snprintf(reason, GGUF_REASON_BYTES, "%s",
+                 s.writer && *gguf_writer_reason(s.writer) ? gguf_writer_reason(s.writer) : "no memory");
+    if (!e) {
+        snprintf(report->architecture, sizeof report->architecture, "%s", s.family ? s.family->gguf : "llama");
+        report->tensors = s.tensors;
+        report->bytes = stat(options->output, &st) == 0 ? (uint64_t)st.st_size : 0;
+    }
+    gguf_writer_close(s.writer);
+    for (uint32_t i = 0; i < s.tensors; i++) {
+        free(s.tensor[i].source);
+        free(s.tensor[i].values);
+    }
+    free(s.tensor);
+    safetensors_close(s.st);
+    free(s.made);
+    json_decref(s.root);
+    if (map != MAP_FAILED)
+        munmap(map, map_bytes);
+    return e;
+}
