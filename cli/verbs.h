@@ -7,6 +7,7 @@
 
 /* clang-format off */
 #define VERBS(VERB) \
+    VERB(import) \
     VERB(calibrate) \
     VERB(quantize) \
     VERB(fleet) \

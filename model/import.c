@@ -67,6 +67,8 @@ static struct safetensors_tensor *find_source(struct import_source *s, const cha
 {
     char full[SAFETENSORS_NAME_BYTES];
     struct safetensors_tensor *t = safetensors_find(s->st, name);
+    if (!t && s->is_tied && strcmp(name, "embed_tokens.weight") == 0 && !safetensors_find(s->st, "model.embed_tokens.weight"))
+        return safetensors_find(s->st, "lm_head.weight"); /* of two tied names some writers keep the other */
     if (!t && (size_t)snprintf(full, sizeof full, "%s%s", s->family->prefix, name) < sizeof full)
         t = safetensors_find(s->st, full);
     return t;
