@@ -14,13 +14,14 @@ static const struct path paths[VNNI_PATHS] = {
     [VNNI_AVX2] = {"avx2", 120, &vnni_avx2_kernels},
     [VNNI_AVXVNNI] = {"avxvnni", 140, &vnni_avxvnni_kernels},
     [VNNI_AVX512] = {"avx512-vnni", 160, &vnni_avx512_kernels},
+    [VNNI_AMX] = {"amx-int8", 180, &vnni_amx_kernels},
 };
 
 /* The path to take: the one named or the best; VNNI_PATHS when the machine has it not. */
 static enum vnni_path choose(const struct vnni_cpu *cpu, const char *name)
 {
     for (int i = VNNI_PATHS - 1; i >= 0; i--) {
-        if (paths[i].name != NULL && (cpu->paths >> i & 1u) != 0 &&
+        if ((cpu->paths >> i & 1u) != 0 &&
             (name == NULL || strcmp(name, paths[i].name) == 0))
             return (enum vnni_path)i;
     }
@@ -49,7 +50,7 @@ static enum err vnni_probe(const char *path, struct hal_caps *caps)
         return ERR_UNSUPPORTED;
     }
     for (uint32_t i = 0; i < VNNI_PATHS; i++)
-        caps->paths += paths[i].name != NULL && (cpu.paths >> i & 1u) != 0;
+        caps->paths += cpu.paths >> i & 1u;
     caps->score = paths[chosen].score;
     caps->types = types_taken();
     strcpy(caps->path, paths[chosen].name);
@@ -73,7 +74,11 @@ static enum err vnni_open(const struct hal_host *host, void **dev)
 {
     struct vnni_cpu cpu;
     vnni_cpu_read(&cpu);
-    const enum vnni_path chosen = choose(&cpu, host->path);
+    enum vnni_path chosen = choose(&cpu, host->path);
+    if (chosen == VNNI_AMX && !vnni_cpu_request_tiles()) {
+        cpu.paths &= ~(1u << VNNI_AMX);
+        chosen = choose(&cpu, host->path);
+    }
     if (chosen == VNNI_PATHS)
         return ERR_UNSUPPORTED;
     struct vnni_dev *d = host->alloc(sizeof *d);

@@ -57,12 +57,20 @@ static inline size_t vnni_group_bytes(struct vnni_shape shape)
     return 512 + (size_t)64 * (shape.scales + shape.minimums);
 }
 
-/* y[t * stride + r], r < rows: where a panel's results go. */
+/* y[t * stride + r], r < rows: where the results of some panels go. */
 struct vnni_output {
     float *y;
     size_t stride;
-    uint32_t rows; /* of this panel, 1..16 */
+    uint32_t rows;
 };
+
+/* The part of panel p: at most 16 rows. */
+static inline struct vnni_output vnni_output_panel(struct vnni_output out, uint32_t p)
+{
+    const uint32_t left = out.rows - p * VNNI_ROWS;
+    return (struct vnni_output){out.y + (size_t)p * VNNI_ROWS, out.stride,
+                                left < VNNI_ROWS ? left : VNNI_ROWS};
+}
 
 /* The kernels of one instruction set. */
 struct vnni_kernels {
@@ -73,9 +81,9 @@ struct vnni_kernels {
                  struct vnni_output out);
     /* Take a resident panel apart. */
     void (*unpack)(uint32_t type, const uint8_t *panel, uint32_t cols, uint8_t *unpacked);
-    /* Block `block` of tokens times an unpacked panel. */
-    void (*gemm)(struct vnni_shape shape, const uint8_t *unpacked, const struct vnni_input *in,
-                 uint32_t block, struct vnni_output out);
+    /* All tokens times `panels` unpacked panels. */
+    void (*gemm)(struct vnni_shape shape, const uint8_t *unpacked, uint32_t panels,
+                 const struct vnni_input *in, struct vnni_output out);
     /* Tokens first..last of F32 x times one resident panel of F32, F16 or BF16. */
     void (*dense)(uint32_t type, const uint8_t *panel, const float *x, uint32_t cols, uint32_t first,
                   uint32_t last, struct vnni_output out);

@@ -2,6 +2,12 @@
  * VNNI_KERNELS the name of the table it makes. */
 #include "plugins/vnni/vnni.h"
 #include "plugins/vnni/vnni_unpack.h"
+#ifdef __AMX_INT8__
+#include "plugins/vnni/vnni_tiles.h"
+enum { UNPACKED_BIAS = 0 }; /* tiles multiply signed bytes */
+#else
+enum { UNPACKED_BIAS = CODE_BIAS };
+#endif
 
 enum {
     PREFETCH_BYTES = 3072, /* ahead in the stream of weights: past the page that hardware stops at */
@@ -193,7 +199,7 @@ INLINE void unpack_type(uint32_t type, const uint8_t *panel, uint32_t cols, uint
             {
                 VI w[8];
                 VF f[2][2];
-                unpack_codes(type, panel, g, half, CODE_BIAS, w);
+                unpack_codes(type, panel, g, half, UNPACKED_BIAS, w);
                 unpack_scales(type, panel, g, half, f[0], f[1]);
                 for (int j = 0; j < 8; j++)
                     vi_store(unpacked + 64 * j + 32 * half, w[j]);
@@ -206,6 +212,24 @@ INLINE void unpack_type(uint32_t type, const uint8_t *panel, uint32_t cols, uint
         }
         panel += unpack_cell_bytes(type);
     }
+}
+
+#ifdef __AMX_INT8__
+
+INLINE void gemm_shape(struct vnni_shape shape, const uint8_t *unpacked, uint32_t panels,
+                       const struct vnni_input *in, struct vnni_output out)
+{
+    tiles_gemm(shape, unpacked, panels, in, out);
+}
+
+#else
+
+static inline void tiles_open(void)
+{
+}
+
+static inline void tiles_close(void)
+{
 }
 
 /* `count` tokens from `token` of a block times half a panel. */
@@ -243,7 +267,7 @@ INLINE void gemm_tokens(struct vnni_shape shape, const uint8_t *unpacked,
     }
 }
 
-INLINE void gemm_shape(struct vnni_shape shape, const uint8_t *unpacked, const struct vnni_input *in,
+INLINE void gemm_block(struct vnni_shape shape, const uint8_t *unpacked, const struct vnni_input *in,
                        uint32_t block, struct vnni_output out)
 {
     const uint32_t left = in->tokens - block * in->width;
@@ -259,17 +283,32 @@ INLINE void gemm_shape(struct vnni_shape shape, const uint8_t *unpacked, const s
     }
 }
 
-static void gemm(struct vnni_shape shape, const uint8_t *unpacked, const struct vnni_input *in,
-                 uint32_t block, struct vnni_output out)
+INLINE void gemm_shape(struct vnni_shape shape, const uint8_t *unpacked, uint32_t panels,
+                       const struct vnni_input *in, struct vnni_output out)
 {
+    const uint32_t blocks = (in->tokens + in->width - 1) / in->width;
+    const size_t panel_bytes = in->cols / 32 * vnni_group_bytes(shape);
+    for (uint32_t block = 0; block < blocks; block++) {
+        for (uint32_t p = 0; p < panels; p++)
+            gemm_block(shape, unpacked + p * panel_bytes, in, block, vnni_output_panel(out, p));
+    }
+}
+
+#endif
+
+static void gemm(struct vnni_shape shape, const uint8_t *unpacked, uint32_t panels,
+                 const struct vnni_input *in, struct vnni_output out)
+{
+    tiles_open();
     if (shape.scales == 2)
-        gemm_shape((struct vnni_shape){2, 0}, unpacked, in, block, out);
+        gemm_shape((struct vnni_shape){2, 0}, unpacked, panels, in, out);
     else if (shape.minimums == 0)
-        gemm_shape((struct vnni_shape){1, 0}, unpacked, in, block, out);
+        gemm_shape((struct vnni_shape){1, 0}, unpacked, panels, in, out);
     else if (shape.minimums == 1)
-        gemm_shape((struct vnni_shape){1, 1}, unpacked, in, block, out);
+        gemm_shape((struct vnni_shape){1, 1}, unpacked, panels, in, out);
     else
-        gemm_shape((struct vnni_shape){1, 2}, unpacked, in, block, out);
+        gemm_shape((struct vnni_shape){1, 2}, unpacked, panels, in, out);
+    tiles_close();
 }
 
 /* ---- choosing the type ---- */

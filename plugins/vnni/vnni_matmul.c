@@ -48,6 +48,15 @@ struct vnni_shape vnni_shape_of(uint32_t type)
     }
 }
 
+/* Where panels from `panel` on put the results of the job's tokens. */
+static struct vnni_output output_of(const struct job *job, const struct part *part, uint32_t panel,
+                                    uint32_t panels)
+{
+    const uint32_t row = panel * VNNI_ROWS, left = part->w->rows - row;
+    return (struct vnni_output){part->y + (size_t)job->first * part->w->rows + row, part->w->rows,
+                                left < panels * VNNI_ROWS ? left : panels * VNNI_ROWS};
+}
+
 static void multiply_unpacked(const struct job *job, const struct part *part, uint32_t panel,
                               uint32_t panels, uint32_t thread)
 {
@@ -58,24 +67,14 @@ static void multiply_unpacked(const struct job *job, const struct part *part, ui
     for (uint32_t p = 0; p < panels; p++)
         d->kernels->unpack(part->w->type, resident + p * part->panel_bytes, part->w->cols,
                            room + p * part->unpacked_bytes);
-    const uint32_t blocks = (job->tokens + VNNI_BLOCK - 1) / VNNI_BLOCK;
-    for (uint32_t block = 0; block < blocks; block++) {
-        for (uint32_t p = 0; p < panels; p++) {
-            const uint32_t row = (panel + p) * VNNI_ROWS, rows = part->w->rows - row;
-            const struct vnni_output out = {part->y + (size_t)job->first * part->w->rows + row,
-                                            part->w->rows, rows < VNNI_ROWS ? rows : VNNI_ROWS};
-            d->kernels->gemm(shape, room + p * part->unpacked_bytes, &job->input, block, out);
-        }
-    }
+    d->kernels->gemm(shape, room, panels, &job->input, output_of(job, part, panel, panels));
 }
 
 static void multiply_panel(const struct job *job, const struct part *part, uint32_t panel)
 {
     const struct vnni_kernels *kernels = job->dev->kernels;
-    const uint32_t row = panel * VNNI_ROWS, rows = part->w->rows - row;
     const uint8_t *resident = (const uint8_t *)part->w->mem + panel * part->panel_bytes;
-    const struct vnni_output out = {part->y + (size_t)job->first * part->w->rows + row,
-                                    part->w->rows, rows < VNNI_ROWS ? rows : VNNI_ROWS};
+    const struct vnni_output out = output_of(job, part, panel, 1);
     if (is_dense(part->w->type))
         kernels->dense(part->w->type, resident, job->x + (size_t)job->first * part->w->cols,
                        part->w->cols, 0, job->tokens, out);
