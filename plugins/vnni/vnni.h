@@ -24,7 +24,7 @@ enum { VNNI_BLOCK = 16 /* tokens of one block of rounded activations */ };
 
 /* Rounded activations of n tokens x cols, in blocks of `width` tokens (VNNI_BLOCK, or 1 when n is 1),
  * the last block padded with zeros.
- *   q     [blocks * width, cols]                 codes
+ *   q     [blocks, cols / 32, width, 32]  codes
  *   info  [blocks, cols / 32] of VNNI_INFO rows of `width` 32-bit values, see enum vnni_info */
 struct vnni_input {
     int8_t *q;

@@ -75,15 +75,16 @@ static void round_rows(const struct vnni_input *in, const float *x, uint32_t fir
 {
     const uint32_t groups = in->cols / 32, width = in->width;
     for (uint32_t token = first; token < last; token++) {
-        int8_t *q = in->q + (size_t)token * in->cols;
+        const size_t at = (size_t)(token / width) * groups * width + token % width;
+        int8_t *q = in->q + at * 32;
         float *info = in->info + (size_t)(token / width) * groups * VNNI_INFO * width + token % width;
-        if (token >= in->tokens)
-            memset(q, 0, in->cols);
-        for (uint32_t g = 0; g < groups; g++, info += (size_t)VNNI_INFO * width) {
+        for (uint32_t g = 0; g < groups; g++, q += 32 * (size_t)width, info += (size_t)VNNI_INFO * width) {
             int32_t sum[2] = {0, 0};
             float scale = 0;
             if (token < in->tokens)
-                scale = round_group(x + (size_t)token * in->cols + 32 * g, q + 32 * g, sum);
+                scale = round_group(x + (size_t)token * in->cols + 32 * g, q, sum);
+            else
+                memset(q, 0, 32);
             info[VNNI_SCALE * width] = scale;
             put_bias(info + VNNI_BIAS * width, sum[0] + sum[1]);
             put_bias(info + VNNI_BIAS_HALF * width, sum[0]);
@@ -118,35 +119,60 @@ INLINE VI bias_of(const float *p)
     return CODE_BIAS == 0 ? vi_zero() : vi_set32(bias);
 }
 
-/* sum + one group of one token. stride: between the rows of info, whose token's column it points at. */
-INLINE VF add_group(VF sum, const VI w[8], const int8_t *q, const float *info, size_t stride,
-                    const VF scale[2], uint32_t scales, const VF minimum[2], uint32_t minimums)
+/* The codes of one group and their factors; counts as in struct vnni_shape. */
+struct group {
+    VI w[8];
+    VF scale[2];
+    VF minimum[2];
+};
+
+/* sum[t] += the group times token t < count (at most 4): q at [t][32], info with `stride` between its
+ * rows. Several tokens, or the halves of one, keep independent additions in flight. */
+INLINE void add_group(struct vnni_shape shape, const struct group *group, const int8_t *q,
+                      const float *info, size_t stride, uint32_t count, VF *sum)
 {
-    const VF x_scale = vf_set(info[VNNI_SCALE * stride]);
-    if (scales == 1) {
-        VI total = bias_of(info + VNNI_BIAS * stride);
-        UNROLL for (int j = 0; j < 8; j++)
-            total = vi_dot(total, w[j], vi_columns(q + 4 * j));
-        sum = vf_fma(vf_mul(vf_from_32(total), scale[0]), x_scale, sum);
+    const uint32_t is_split = shape.scales == 2 || count == 1;
+    VI low[4], high[4];
+    UNROLL for (uint32_t t = 0; t < count; t++)
+    {
+        low[t] = bias_of(info + (is_split ? VNNI_BIAS_HALF : VNNI_BIAS) * stride + t);
+        high[t] = bias_of(info + (VNNI_BIAS_HALF + 1) * stride + t);
     }
-    if (scales == 2) {
-        VI low = bias_of(info + VNNI_BIAS_HALF * stride);
-        VI high = bias_of(info + (VNNI_BIAS_HALF + 1) * stride);
-        UNROLL for (int j = 0; j < 4; j++)
+    UNROLL for (int j = 0; j < 4; j++)
+    {
+        UNROLL for (uint32_t t = 0; t < count; t++)
         {
-            low = vi_dot(low, w[j], vi_columns(q + 4 * j));
-            high = vi_dot(high, w[j + 4], vi_columns(q + 16 + 4 * j));
+            low[t] = vi_dot(low[t], group->w[j], q + 32 * t + 4 * j);
+            if (is_split)
+                high[t] = vi_dot(high[t], group->w[j + 4], q + 32 * t + 16 + 4 * j);
         }
-        const VF both = vf_fma(vf_from_32(high), scale[1], vf_mul(vf_from_32(low), scale[0]));
-        sum = vf_fma(both, x_scale, sum);
     }
-    if (minimums == 1)
-        sum = vf_fnma(minimum[0], vf_set(info[VNNI_SUM * stride]), sum);
-    if (minimums == 2) {
-        sum = vf_fnma(minimum[0], vf_set(info[VNNI_SUM_HALF * stride]), sum);
-        sum = vf_fnma(minimum[1], vf_set(info[(VNNI_SUM_HALF + 1) * stride]), sum);
+    UNROLL for (int j = 4; j < 8 && !is_split; j++)
+    {
+        UNROLL for (uint32_t t = 0; t < count; t++)
+            low[t] = vi_dot(low[t], group->w[j], q + 32 * t + 4 * j);
     }
-    return sum;
+    UNROLL for (uint32_t t = 0; t < count; t++)
+    {
+        const float *of = info + t;
+        if (is_split && shape.scales == 1)
+            low[t] = vi_add32(low[t], high[t]);
+        VF scaled = vf_mul(vf_from_32(low[t]), group->scale[0]);
+        if (shape.scales == 2)
+            scaled = vf_fma(vf_from_32(high[t]), group->scale[1], scaled);
+        sum[t] = vf_fma(scaled, vf_set(of[VNNI_SCALE * stride]), sum[t]);
+        if (shape.minimums == 1)
+            sum[t] = vf_fnma(group->minimum[0], vf_set(of[VNNI_SUM * stride]), sum[t]);
+        if (shape.minimums == 2) {
+            sum[t] = vf_fnma(group->minimum[0], vf_set(of[VNNI_SUM_HALF * stride]), sum[t]);
+            sum[t] = vf_fnma(group->minimum[1], vf_set(of[(VNNI_SUM_HALF + 1) * stride]), sum[t]);
+        }
+    }
+}
+
+INLINE struct vnni_shape shape_of(uint32_t type)
+{
+    return (struct vnni_shape){unpack_scales_of(type), unpack_minimums_of(type)};
 }
 
 /* ---- one token: codes are used as they are unpacked ---- */
@@ -169,12 +195,10 @@ INLINE void gemv_type(uint32_t type, const uint8_t *panel, const struct vnni_inp
             const float *info = in->info + (size_t)(first + g) * VNNI_INFO;
             UNROLL for (int half = 0; half < HALVES; half++)
             {
-                VI w[8];
-                VF scale[2], minimum[2];
-                unpack_codes(type, panel, g, half, CODE_BIAS, w);
-                unpack_scales(type, panel, g, half, scale, minimum);
-                sum[half] = add_group(sum[half], w, in->q + 32 * (first + g), info, 1, scale,
-                                      unpack_scales_of(type), minimum, unpack_minimums_of(type));
+                struct group group;
+                unpack_codes(type, panel, g, half, CODE_BIAS, group.w);
+                unpack_scales(type, panel, g, half, group.scale, group.minimum);
+                add_group(shape_of(type), &group, in->q + 32 * (first + g), info, 1, 1, &sum[half]);
             }
         }
     }
@@ -187,9 +211,8 @@ INLINE void gemv_type(uint32_t type, const uint8_t *panel, const struct vnni_inp
 INLINE void unpack_type(uint32_t type, const uint8_t *panel, uint32_t cols, uint8_t *unpacked)
 {
     const uint32_t cell_groups = unpack_cell_groups(type);
-    const uint32_t scales = unpack_scales_of(type), minimums = unpack_minimums_of(type);
+    const struct vnni_shape shape = shape_of(type);
     const uint32_t groups = cols / 32;
-    const size_t group_bytes = vnni_group_bytes((struct vnni_shape){scales, minimums});
     for (uint32_t first = 0; first < groups; first += cell_groups) {
         UNROLL for (uint32_t g = 0; g < cell_groups; g++)
         {
@@ -197,18 +220,18 @@ INLINE void unpack_type(uint32_t type, const uint8_t *panel, uint32_t cols, uint
                 break;
             UNROLL for (int half = 0; half < HALVES; half++)
             {
-                VI w[8];
-                VF f[2][2];
-                unpack_codes(type, panel, g, half, UNPACKED_BIAS, w);
-                unpack_scales(type, panel, g, half, f[0], f[1]);
-                for (int j = 0; j < 8; j++)
-                    vi_store(unpacked + 64 * j + 32 * half, w[j]);
-                for (uint32_t s = 0; s < scales; s++)
-                    vf_store(unpacked + 512 + 64 * s + 32 * half, f[0][s]);
-                for (uint32_t m = 0; m < minimums; m++)
-                    vf_store(unpacked + 512 + 64 * (scales + m) + 32 * half, f[1][m]);
+                struct group group;
+                uint8_t *to = unpacked + 32 * half;
+                unpack_codes(type, panel, g, half, UNPACKED_BIAS, group.w);
+                unpack_scales(type, panel, g, half, group.scale, group.minimum);
+                UNROLL for (int j = 0; j < 8; j++)
+                    vi_store(to + 64 * j, group.w[j]);
+                for (uint32_t s = 0; s < shape.scales; s++)
+                    vf_store(to + 512 + 64 * s, group.scale[s]);
+                for (uint32_t m = 0; m < shape.minimums; m++)
+                    vf_store(to + 512 + 64 * (shape.scales + m), group.minimum[m]);
             }
-            unpacked += group_bytes;
+            unpacked += vnni_group_bytes(shape);
         }
         panel += unpack_cell_bytes(type);
     }
@@ -238,27 +261,26 @@ INLINE void gemm_tokens(struct vnni_shape shape, const uint8_t *unpacked,
                         int half, struct vnni_output out)
 {
     const uint32_t groups = in->cols / 32;
-    const size_t width = in->width, group_bytes = vnni_group_bytes(shape);
-    const int8_t *q = in->q + ((size_t)block * width + token) * in->cols;
+    const size_t width = in->width;
+    const int8_t *q = in->q + ((size_t)block * groups * width + token) * 32;
     const float *info = in->info + (size_t)block * groups * VNNI_INFO * width + token;
+    unpacked += 32 * half;
     VF sum[TOKENS];
     UNROLL for (uint32_t t = 0; t < count; t++)
         sum[t] = vf_zero();
     for (uint32_t g = 0; g < groups; g++) {
-        VI w[8];
-        VF scale[2], minimum[2];
+        struct group group;
         UNROLL for (int j = 0; j < 8; j++)
-            w[j] = vi_load(unpacked + 64 * j + 32 * half);
+            group.w[j] = vi_load(unpacked + 64 * j);
         for (uint32_t s = 0; s < shape.scales; s++)
-            scale[s] = vf_load(unpacked + 512 + 64 * s + 32 * (unsigned)half);
+            group.scale[s] = vf_load(unpacked + 512 + 64 * s);
         for (uint32_t m = 0; m < shape.minimums; m++)
-            minimum[m] = vf_load(unpacked + 512 + 64 * (shape.scales + m) + 32 * (unsigned)half);
-        UNROLL for (uint32_t t = 0; t < count; t++)
-            sum[t] = add_group(sum[t], w, q + (size_t)t * in->cols, info + t, width, scale,
-                               shape.scales, minimum, shape.minimums);
-        q += 32;
+            group.minimum[m] = vf_load(unpacked + 512 + 64 * (shape.scales + m));
+        UNROLL for (uint32_t t = 0; t < count; t += 4)
+            add_group(shape, &group, q + 32 * t, info + t, width, 4, sum + t);
+        q += 32 * width;
         info += VNNI_INFO * width;
-        unpacked += group_bytes;
+        unpacked += vnni_group_bytes(shape);
     }
     UNROLL for (uint32_t t = 0; t < count; t++)
     {

@@ -125,29 +125,43 @@ INLINE VF vf_from_bf16(const void *p)
 
 #endif
 
-/* Four columns of activations for every lane. */
+/* vi_dot: acc + in each lane the products of four codes and the four activations at p, exact. */
+#if defined(__AVX512VNNI__)
+enum { CODE_BIAS = 128 };
+struct vi_four {
+    int8_t columns[4];
+};
+INLINE VI vi_dot(VI acc, VI codes, const int8_t *p)
+{
+    /* gcc 12 does not broadcast from memory within the instruction by itself */
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+            : "+v"(acc)
+            : "v"(codes), "m"(*(const struct vi_four *)(const void *)p));
+    return acc;
+}
+#else
 INLINE VI vi_columns(const int8_t *p)
 {
     int32_t four;
     memcpy(&four, p, sizeof four);
     return vi_set32(four);
 }
-
-/* acc + the products of four codes and four activations in each lane, exact. */
-#if defined(__AVX512VNNI__)
+#if defined(__AVXVNNI__)
 enum { CODE_BIAS = 128 };
-INLINE VI vi_dot(VI acc, VI codes, VI x) { return _mm512_dpbusd_epi32(acc, codes, x); }
-#elif defined(__AVXVNNI__)
-enum { CODE_BIAS = 128 };
-INLINE VI vi_dot(VI acc, VI codes, VI x) { return _mm256_dpbusd_epi32(acc, codes, x); }
+INLINE VI vi_dot(VI acc, VI codes, const int8_t *p)
+{
+    return _mm256_dpbusd_epi32(acc, codes, vi_columns(p));
+}
 #else
 enum { CODE_BIAS = 0 };
 /* The pair sums of maddubs cannot saturate: |code| <= 128 and |x| <= 127 give at most 32512. */
-INLINE VI vi_dot(VI acc, VI codes, VI x)
+INLINE VI vi_dot(VI acc, VI codes, const int8_t *p)
 {
-    const VI pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(x, codes));
+    const VI x = _mm256_sign_epi8(vi_columns(p), codes);
+    const VI pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), x);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+#endif
 #endif
 
 #endif

@@ -46,8 +46,7 @@ static inline void tiles_close(void)
 struct tile_sums {
     const uint8_t *codes; /* unpacked panel, at the chunk */
     size_t group_bytes;
-    const int8_t *q; /* 16 tokens, at the chunk */
-    size_t q_stride;
+    const int8_t *q; /* [group][16 tokens][32], at the chunk */
     const float *info;
     uint32_t groups;
 };
@@ -56,21 +55,21 @@ struct tile_sums {
 INLINE void tiles_multiply(const struct tile_sums *s, uint32_t scales, uint32_t g, int32_t *sums)
 {
     const uint8_t *codes = s->codes + g * s->group_bytes;
-    const int8_t *q = s->q + 32 * (size_t)g;
+    const int8_t *q = s->q + 32 * VNNI_BLOCK * (size_t)g;
     _tile_zero(0);
     if (scales == 1) {
-        _tile_loadd(2, q, s->q_stride);
+        _tile_loadd(2, q, 32);
         _tile_loadd(4, codes, 64);
         _tile_dpbssd(0, 2, 4);
         _tile_stored(0, sums, 64);
         return;
     }
     _tile_zero(1);
-    _tile_loadd(6, q, s->q_stride);
+    _tile_loadd(6, q, 32);
     _tile_loadd(7, codes, 64);
     _tile_dpbssd(0, 6, 7);
     _tile_stored(0, sums, 64);
-    _tile_loadd(6, q + 16, s->q_stride);
+    _tile_loadd(6, q + 16, 32);
     _tile_loadd(7, codes + 256, 64);
     _tile_dpbssd(1, 6, 7);
     _tile_stored(1, sums + TILE_VALUES, 64);
@@ -129,8 +128,7 @@ INLINE void tiles_panel(struct vnni_shape shape, const uint8_t *unpacked,
     const __mmask16 rows = (__mmask16)((1u << out.rows) - 1);
     struct tile_sums s = {.codes = unpacked + first * vnni_group_bytes(shape),
                           .group_bytes = vnni_group_bytes(shape),
-                          .q = in->q + (size_t)token * in->cols + 32 * (size_t)first,
-                          .q_stride = in->cols,
+                          .q = in->q + ((size_t)block * groups + first) * VNNI_BLOCK * 32,
                           .info = in->info + ((size_t)block * groups + first) * VNNI_INFO * VNNI_BLOCK,
                           .groups = groups - first < CHUNK_GROUPS ? groups - first : CHUNK_GROUPS};
     float *to = out.y + (size_t)token * out.stride;
