@@ -48,6 +48,7 @@ static const struct key keys[] = {
     {"engine", "keys", PATHS, FIELD(plugin_keys), FIELD(plugin_key_count), 0, 0, false, ""},
     {"engine", "threads", U32, FIELD(threads), 0, 0, 1024, false, "0"},
     {"engine", "memory_mib", MIB, FIELD(memory_bytes), 0, 0, 1e9, false, "0"},
+    {"engine", "hang_s", U32, FIELD(hang_s), 0, 1, 86400, false, "120"},
     {"serve", "address", TEXT, FIELD(listen_address), SIZE(listen_address), 0, 0, false, "127.0.0.1"},
     {"serve", "port", U32, FIELD(listen_port), 0, 0, 65535, false, "8088"},
     {"serve", "sequences", U32, FIELD(sequences), 0, 1, 64, false, "4"},

@@ -44,6 +44,7 @@ struct settings {
     uint32_t plugin_key_count;
     uint32_t threads;
     uint64_t memory_bytes; /* of one worker; 0: none */
+    uint32_t hang_s;       /* a worker at work that is silent for so long is killed */
     /* [serve] */
     char listen_address[SETTINGS_NAME];
     uint32_t listen_port; /* 0: any free one, written to <state>/http.port */
