@@ -25,13 +25,13 @@
  *    |
  *   telemetry -- task worker      sketches, memory, heat, energy, errors, shadow runs, calibration sums
  *    |
- *   store  ring                   LMDB: what must not be lost; what may be lost if it is known
+ *   store  spool                  LMDB: what must not be lost; what may be lost if it is known
  *
  * A fact travels in this order: store (durable) -> link (announced) -> controller's ack -> deleted.
  * kill -9 between any two leaves a state from which the next start goes on: jobs reads its record and
  * raises JOB_EVENT_RESTART, link sends what the outbox holds, workers have died with the agent.
  *
- * Files in the state folder: device.seed, db/ (store), tel/ (ring), blobs/<sha256> (bases, profiles,
+ * Files in the state folder: device.seed, db/ (store), tel/ (spool), blobs/<sha256> (bases, profiles,
  * texts; .part while fetching), variants/<sha256>.gguf, work/ (what is being derived), http.port.
  */
 #ifndef AGENT_H

@@ -1,5 +1,5 @@
-/* ring.c: see ring.h. Commit per append: batches are made by the caller. */
-#include "agent/ring.h"
+/* spool.c: see spool.h. Commit per append: batches are made by the caller. */
+#include "agent/spool.h"
 
 #include <errno.h>
 #include <lmdb.h>
@@ -15,21 +15,21 @@
 enum { KEY_BYTES = 16, SUM_BYTES = 8, FLAG_BYTES = 8, HEAD_BYTES = SUM_BYTES + FLAG_BYTES, COST = 48, TOMB_MAX = 512 };
 
 struct held {
-    enum ring_stream stream;
+    enum spool_stream stream;
     uint64_t seq;
     size_t size;
     uint8_t *bytes;
 };
 
-struct ring {
-    struct ring_options options;
+struct spool {
+    struct spool_options options;
     char path[4096];
     MDB_env *env; /* NULL: only memory is left */
-    MDB_dbi dbi[RING_STREAMS];
+    MDB_dbi dbi[SPOOL_STREAMS];
     uint64_t map_bytes;
-    uint64_t next[RING_STREAMS];
-    uint64_t used[RING_STREAMS]; /* bytes on disk, COST per record included */
-    struct held held[RING_MEMORY_RECORDS]; /* in order; not on disk yet */
+    uint64_t next[SPOOL_STREAMS];
+    uint64_t used[SPOOL_STREAMS]; /* bytes on disk, COST per record included */
+    struct held held[SPOOL_MEMORY_RECORDS]; /* in order; not on disk yet */
     uint32_t held_count;
     bool degraded;
 };
@@ -68,11 +68,11 @@ static uint64_t get_be(const uint8_t *in)
 /* Value: checksum[8] of the rest, from[8] (0: a record; else this is the tombstone of [from, seq]), bytes. */
 static void checksum(const uint8_t *value, size_t size, uint8_t out[SUM_BYTES])
 {
-    static const uint8_t key[crypto_shorthash_KEYBYTES] = "tare ring record";
+    static const uint8_t key[crypto_shorthash_KEYBYTES] = "tare tel records";
     crypto_shorthash(out, value + SUM_BYTES, size - SUM_BYTES, key);
 }
 
-static int put_value(struct ring *r, MDB_txn *txn, enum ring_stream s, const uint8_t key[KEY_BYTES], uint64_t from,
+static int put_value(struct spool *r, MDB_txn *txn, enum spool_stream s, const uint8_t key[KEY_BYTES], uint64_t from,
                      const void *bytes, size_t size)
 {
     MDB_val k = {.mv_size = KEY_BYTES, .mv_data = (void *)(uintptr_t)key}, v = {.mv_size = size + HEAD_BYTES};
@@ -86,7 +86,7 @@ static int put_value(struct ring *r, MDB_txn *txn, enum ring_stream s, const uin
     return 0;
 }
 
-static void close_env(struct ring *r)
+static void close_env(struct spool *r)
 {
     if (r->env)
         mdb_env_close(r->env);
@@ -94,9 +94,9 @@ static void close_env(struct ring *r)
     memset(r->used, 0, sizeof r->used);
 }
 
-static int count_used(struct ring *r, MDB_txn *txn)
+static int count_used(struct spool *r, MDB_txn *txn)
 {
-    for (int s = 0; s < RING_STREAMS; s++) {
+    for (int s = 0; s < SPOOL_STREAMS; s++) {
         MDB_cursor *c;
         MDB_val k, v;
         int rc = mdb_cursor_open(txn, r->dbi[s], &c);
@@ -111,19 +111,19 @@ static int count_used(struct ring *r, MDB_txn *txn)
     return 0;
 }
 
-static enum err open_env(struct ring *r)
+static enum err open_env(struct spool *r)
 {
-    static const char *const names[RING_STREAMS] = {"tel", "cal"};
+    static const char *const names[SPOOL_STREAMS] = {"tel", "cal"};
     MDB_txn *txn = NULL;
     int dead, rc;
     if (mkdir(r->path, 0700) != 0 && errno != EEXIST)
         return ERR_IO;
     if ((rc = mdb_env_create(&r->env)) || (rc = mdb_env_set_mapsize(r->env, r->map_bytes)) ||
-        (rc = mdb_env_set_maxdbs(r->env, RING_STREAMS)) ||
+        (rc = mdb_env_set_maxdbs(r->env, SPOOL_STREAMS)) ||
         (rc = mdb_env_open(r->env, r->path, MDB_NORDAHEAD, 0600)) || (rc = mdb_reader_check(r->env, &dead)) ||
         (rc = mdb_txn_begin(r->env, NULL, 0, &txn)))
         goto out;
-    for (int s = 0; s < RING_STREAMS && !rc; s++)
+    for (int s = 0; s < SPOOL_STREAMS && !rc; s++)
         rc = mdb_dbi_open(txn, names[s], MDB_CREATE, &r->dbi[s]);
     if (!rc)
         rc = count_used(r, txn);
@@ -139,7 +139,7 @@ out:
 }
 
 /* A damaged store is set aside, not deleted: someone may want to look. Only the newest is kept. */
-static void set_aside(struct ring *r)
+static void set_aside(struct spool *r)
 {
     char bad[4096 + 8], file[4096 + 32];
     close_env(r);
@@ -150,21 +150,21 @@ static void set_aside(struct ring *r)
     remove(file);
     remove(bad);
     if (rename(r->path, bad) != 0)
-        log_error("ring: the damaged store cannot be set aside: folder=%s: %s", r->path, strerror(errno));
+        log_error("spool: the damaged store cannot be set aside: folder=%s: %s", r->path, strerror(errno));
     else
-        log_warning("ring: a damaged store was set aside: folder=%s", bad);
+        log_warning("spool: a damaged store was set aside: folder=%s", bad);
 }
 
-enum err ring_open(const struct ring_options *options, struct ring **out)
+enum err spool_open(const struct spool_options *options, struct spool **out)
 {
     if (options->quota_bytes < 1 << 20 || !options->tombstone)
         return ERR_ARGUMENT;
-    struct ring *r = calloc(1, sizeof *r);
+    struct spool *r = calloc(1, sizeof *r);
     if (!r)
         return ERR_MEMORY;
     r->options = *options;
     r->map_bytes = (options->quota_bytes / 2 * 5 + 4095) & ~(uint64_t)4095;
-    for (int s = 0; s < RING_STREAMS; s++)
+    for (int s = 0; s < SPOOL_STREAMS; s++)
         r->next[s] = 1;
     if (snprintf(r->path, sizeof r->path, "%s/tel", options->folder) >= (int)sizeof r->path) {
         free(r);
@@ -176,14 +176,14 @@ enum err ring_open(const struct ring_options *options, struct ring **out)
         e = open_env(r);
     }
     if (e) {
-        log_error("ring: no store, records stay in memory: folder=%s: %s", r->path, err_name(e));
+        log_error("spool: no store, records stay in memory: folder=%s: %s", r->path, err_name(e));
         r->degraded = true;
     }
     *out = r;
     return ERR_NONE;
 }
 
-void ring_close(struct ring *r)
+void spool_close(struct spool *r)
 {
     if (!r)
         return;
@@ -193,7 +193,7 @@ void ring_close(struct ring *r)
     free(r);
 }
 
-static bool has_room(struct ring *r)
+static bool has_room(struct spool *r)
 {
     uint64_t left, total;
     if (r->options.disk) {
@@ -211,7 +211,7 @@ static bool has_room(struct ring *r)
 
 /* Deletes from the oldest on until the stream uses at most `target` bytes, and leaves one tombstone per
  * epoch touched. */
-static int prune(struct ring *r, MDB_txn *txn, enum ring_stream s, uint64_t target, uint64_t *used)
+static int prune(struct spool *r, MDB_txn *txn, enum spool_stream s, uint64_t target, uint64_t *used)
 {
     uint64_t epoch = 0, from = 0, to = 0;
     uint8_t key[KEY_BYTES], tomb[TOMB_MAX];
@@ -250,8 +250,8 @@ static int prune(struct ring *r, MDB_txn *txn, enum ring_stream s, uint64_t targ
 }
 
 /* One transaction: all held records, then the new ones, then the pruning. */
-static int write_all(struct ring *r, enum ring_stream s, const struct ring_record *records, uint32_t count,
-                     uint64_t divide, uint64_t used[RING_STREAMS])
+static int write_all(struct spool *r, enum spool_stream s, const struct spool_record *records, uint32_t count,
+                     uint64_t divide, uint64_t used[SPOOL_STREAMS])
 {
     MDB_txn *txn;
     uint8_t key[KEY_BYTES];
@@ -260,10 +260,10 @@ static int write_all(struct ring *r, enum ring_stream s, const struct ring_recor
         return rc;
     memcpy(used, r->used, sizeof r->used);
     /* Room first: a map that is full does not even take deletions. */
-    for (int i = 0; i < RING_STREAMS && !rc; i++) {
-        uint64_t quota = r->options.quota_bytes / RING_STREAMS;
+    for (int i = 0; i < SPOOL_STREAMS && !rc; i++) {
+        uint64_t quota = r->options.quota_bytes / SPOOL_STREAMS;
         for (int again = 0; again < 64 && !rc && used[i] > quota / divide; again++)
-            rc = prune(r, txn, (enum ring_stream)i, quota / divide - quota / divide / 8, &used[i]);
+            rc = prune(r, txn, (enum spool_stream)i, quota / divide - quota / divide / 8, &used[i]);
     }
     for (uint32_t i = 0; i < r->held_count && !rc; i++) {
         const struct held *h = &r->held[i];
@@ -283,9 +283,9 @@ static int write_all(struct ring *r, enum ring_stream s, const struct ring_recor
     return mdb_txn_commit(txn);
 }
 
-static enum err hold(struct ring *r, enum ring_stream s, const struct ring_record *records, uint32_t count)
+static enum err hold(struct spool *r, enum spool_stream s, const struct spool_record *records, uint32_t count)
 {
-    if (r->held_count + count > RING_MEMORY_RECORDS)
+    if (r->held_count + count > SPOOL_MEMORY_RECORDS)
         return ERR_FULL;
     uint32_t was = r->held_count;
     for (uint32_t i = 0; i < count; i++) {
@@ -303,9 +303,9 @@ static enum err hold(struct ring *r, enum ring_stream s, const struct ring_recor
     return ERR_NONE;
 }
 
-static enum err write_down(struct ring *r, enum ring_stream s, const struct ring_record *records, uint32_t count)
+static enum err write_down(struct spool *r, enum spool_stream s, const struct spool_record *records, uint32_t count)
 {
-    uint64_t used[RING_STREAMS];
+    uint64_t used[SPOOL_STREAMS];
     if (!r->env && open_env(r))
         return ERR_IO;
     if (!has_room(r))
@@ -313,7 +313,7 @@ static enum err write_down(struct ring *r, enum ring_stream s, const struct ring
     int rc = write_all(r, s, records, count, 1, used);
     if (rc == MDB_MAP_FULL) {
         r->map_bytes += (r->map_bytes / 4 + 4095) & ~(uint64_t)4095;
-        log_warning("ring: the map is full, it grows: bytes=%llu", (unsigned long long)r->map_bytes);
+        log_warning("spool: the map is full, it grows: bytes=%llu", (unsigned long long)r->map_bytes);
         rc = mdb_env_set_mapsize(r->env, r->map_bytes);
         if (!rc)
             rc = write_all(r, s, records, count, 2, used);
@@ -333,20 +333,20 @@ static enum err write_down(struct ring *r, enum ring_stream s, const struct ring
     return ERR_NONE;
 }
 
-enum err ring_append(struct ring *r, enum ring_stream stream, const struct ring_record *records, uint32_t count,
+enum err spool_append(struct spool *r, enum spool_stream stream, const struct spool_record *records, uint32_t count,
                      uint64_t *first)
 {
     if (count == 0)
         return ERR_ARGUMENT;
     for (uint32_t i = 0; i < count; i++)
-        if (records[i].size > RING_RECORD_MAX)
+        if (records[i].size > SPOOL_RECORD_MAX)
             return ERR_ARGUMENT;
     enum err e = write_down(r, stream, records, count);
     if (!e != !r->degraded) {
         if (e)
-            log_error("ring: the disk does not take records, they stay in memory: %s", err_name(e));
+            log_error("spool: the disk does not take records, they stay in memory: %s", err_name(e));
         else
-            log_info("ring: the disk takes records again");
+            log_info("spool: the disk takes records again");
         r->degraded = e != ERR_NONE;
     }
     if (e && (e = hold(r, stream, records, count)))
@@ -356,7 +356,7 @@ enum err ring_append(struct ring *r, enum ring_stream stream, const struct ring_
     return ERR_NONE;
 }
 
-static bool batch_add(struct ring_batch *b, uint64_t epoch, uint64_t seq, const uint8_t *bytes, size_t size)
+static bool batch_add(struct spool_batch *b, uint64_t epoch, uint64_t seq, const uint8_t *bytes, size_t size)
 {
     if (b->count && (epoch != b->epoch || seq != b->first + b->count))
         return false;
@@ -372,8 +372,8 @@ static bool batch_add(struct ring_batch *b, uint64_t epoch, uint64_t seq, const 
     return true;
 }
 
-static int read_disk(struct ring *r, enum ring_stream stream, uint64_t epoch, uint64_t seq, uint32_t max_count,
-                     struct ring_batch *b)
+static int read_disk(struct spool *r, enum spool_stream stream, uint64_t epoch, uint64_t seq, uint32_t max_count,
+                     struct spool_batch *b)
 {
     uint8_t key[KEY_BYTES];
     MDB_txn *txn;
@@ -408,8 +408,8 @@ static int read_disk(struct ring *r, enum ring_stream stream, uint64_t epoch, ui
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-enum err ring_read(struct ring *r, enum ring_stream stream, uint64_t epoch, uint64_t seq, uint32_t max_count,
-                   struct ring_batch *batch)
+enum err spool_read(struct spool *r, enum spool_stream stream, uint64_t epoch, uint64_t seq, uint32_t max_count,
+                   struct spool_batch *batch)
 {
     batch->count = 0;
     batch->offset[0] = 0;
@@ -427,7 +427,7 @@ enum err ring_read(struct ring *r, enum ring_stream stream, uint64_t epoch, uint
     return rc ? from_lmdb(rc) : ERR_NOT_FOUND;
 }
 
-static int delete_disk(struct ring *r, enum ring_stream stream, uint64_t epoch, uint64_t seq)
+static int delete_disk(struct spool *r, enum spool_stream stream, uint64_t epoch, uint64_t seq)
 {
     uint8_t key[KEY_BYTES];
     MDB_txn *txn;
@@ -462,7 +462,7 @@ static int delete_disk(struct ring *r, enum ring_stream stream, uint64_t epoch, 
     return rc;
 }
 
-enum err ring_acknowledge(struct ring *r, enum ring_stream stream, uint64_t epoch, uint64_t seq)
+enum err spool_acknowledge(struct spool *r, enum spool_stream stream, uint64_t epoch, uint64_t seq)
 {
     if (epoch == r->options.epoch) {
         if (seq >= r->next[stream])
@@ -479,17 +479,17 @@ enum err ring_acknowledge(struct ring *r, enum ring_stream stream, uint64_t epoc
     return r->env ? from_lmdb(delete_disk(r, stream, epoch, seq)) : ERR_NONE;
 }
 
-uint64_t ring_next_seq(const struct ring *r, enum ring_stream stream)
+uint64_t spool_next_seq(const struct spool *r, enum spool_stream stream)
 {
     return r->next[stream];
 }
 
-bool ring_is_degraded(const struct ring *r)
+bool spool_is_degraded(const struct spool *r)
 {
     return r->degraded;
 }
 
-uint64_t ring_records(struct ring *r, enum ring_stream stream)
+uint64_t spool_records(struct spool *r, enum spool_stream stream)
 {
     MDB_txn *txn;
     MDB_stat st = {0};

@@ -1,4 +1,4 @@
-/* http.h: the model in the OpenAI HTTP form, on loopback.
+/* openai.h: the model in the OpenAI HTTP form, on loopback.
  *
  *   POST /v1/completions, /v1/chat/completions   with "stream": true as server-sent events
  *   GET  /v1/models, /health
@@ -10,20 +10,20 @@
  *
  * Runs in the agent's loop: libmicrohttpd starts no thread.
  */
-#ifndef HTTP_H
-#define HTTP_H
+#ifndef OPENAI_H
+#define OPENAI_H
 
 #include "agent/loop.h"
 #include "agent/serve.h"
 #include "agent/settings.h"
 
-struct http;
+struct openai;
 
 /* Listens, and writes the port to <state>/http.port. *port gets it.
  * Errors: ERR_IO (address in use, folder), ERR_MEMORY. */
-NODISCARD enum err http_open(struct loop *loop, const struct settings *settings, struct serve *serve,
-                             struct http **out, uint16_t *port);
+NODISCARD enum err openai_open(struct loop *loop, const struct settings *settings, struct serve *serve,
+                             struct openai **out, uint16_t *port);
 /* Before serve_close: running answers are cut. NULL is allowed. */
-void http_close(struct http *h);
+void openai_close(struct openai *h);
 
 #endif

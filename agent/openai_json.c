@@ -1,5 +1,5 @@
-/* http_json.c: see http_json.h. */
-#include "agent/http_json.h"
+/* openai_json.c: see openai_json.h. */
+#include "agent/openai_json.h"
 
 #include <math.h>
 #include <sodium.h>
@@ -9,9 +9,9 @@
 
 enum { STOPS_MAX = 16, TOP_MAX = 20 };
 
-static bool refuse(struct http_problem *p, const char *param, const char *message)
+static bool refuse(struct openai_problem *p, const char *param, const char *message)
 {
-    *p = (struct http_problem){.status = 400, .type = "invalid_request_error", .param = param};
+    *p = (struct openai_problem){.status = 400, .type = "invalid_request_error", .param = param};
     snprintf(p->message, sizeof p->message, "%s", message);
     return false;
 }
@@ -32,7 +32,7 @@ static bool append(char **list, size_t *used, const char *text, size_t bytes)
 }
 
 static bool number(json_t *body, const char *name, double low, double high, double preset, double *out,
-                   struct http_problem *p)
+                   struct openai_problem *p)
 {
     char message[128];
     json_t *v = json_object_get(body, name);
@@ -49,7 +49,7 @@ static bool number(json_t *body, const char *name, double low, double high, doub
 }
 
 static bool whole(json_t *body, const char *name, double low, double high, double preset, double *out,
-                  struct http_problem *p)
+                  struct openai_problem *p)
 {
     char message[128];
     if (!number(body, name, low, high, preset, out, p))
@@ -60,7 +60,7 @@ static bool whole(json_t *body, const char *name, double low, double high, doubl
     return refuse(p, name, message);
 }
 
-static bool flag(json_t *body, const char *name, bool *out, struct http_problem *p)
+static bool flag(json_t *body, const char *name, bool *out, struct openai_problem *p)
 {
     char message[64];
     json_t *v = json_object_get(body, name);
@@ -71,7 +71,7 @@ static bool flag(json_t *body, const char *name, bool *out, struct http_problem 
     return refuse(p, name, message);
 }
 
-static bool parse_stop(struct http_ask *a, struct http_problem *p)
+static bool parse_stop(struct openai_ask *a, struct openai_problem *p)
 {
     json_t *v = json_object_get(a->body, "stop"), *one;
     size_t i, used = 0;
@@ -96,7 +96,7 @@ static bool parse_stop(struct http_ask *a, struct http_problem *p)
 }
 
 /* Content is a string, or an array of parts of type text. */
-static bool append_content(struct http_ask *a, size_t *used, json_t *content)
+static bool append_content(struct openai_ask *a, size_t *used, json_t *content)
 {
     size_t i;
     json_t *part;
@@ -119,7 +119,7 @@ static bool append_content(struct http_ask *a, size_t *used, json_t *content)
     return true;
 }
 
-static bool parse_messages(struct http_ask *a, struct http_problem *p)
+static bool parse_messages(struct openai_ask *a, struct openai_problem *p)
 {
     json_t *messages = json_object_get(a->body, "messages"), *one;
     size_t i, used = 0;
@@ -142,7 +142,7 @@ static bool parse_messages(struct http_ask *a, struct http_problem *p)
     return true;
 }
 
-static bool parse_prompt(struct http_ask *a, struct http_problem *p)
+static bool parse_prompt(struct openai_ask *a, struct openai_problem *p)
 {
     json_t *prompt = json_object_get(a->body, "prompt");
     if (json_is_array(prompt) && json_array_size(prompt) == 1)
@@ -154,7 +154,7 @@ static bool parse_prompt(struct http_ask *a, struct http_problem *p)
     return true;
 }
 
-static bool parse_logprobs(struct http_ask *a, struct http_problem *p)
+static bool parse_logprobs(struct openai_ask *a, struct openai_problem *p)
 {
     double top = 0;
     json_t *v = json_object_get(a->body, "logprobs");
@@ -173,12 +173,12 @@ static bool parse_logprobs(struct http_ask *a, struct http_problem *p)
     return true;
 }
 
-bool http_ask_parse(const char *body, size_t bytes, bool is_chat, struct http_ask *out, struct http_problem *problem)
+bool openai_ask_parse(const char *body, size_t bytes, bool is_chat, struct openai_ask *out, struct openai_problem *problem)
 {
     json_error_t error;
     char message[220];
     double n, most = 0, most_chat = 0, top_k, seed;
-    struct http_ask *a = out;
+    struct openai_ask *a = out;
     memset(a, 0, sizeof *a);
     a->is_chat = is_chat;
     a->body = json_loadb(body, bytes, JSON_REJECT_DUPLICATES, &error);
@@ -221,7 +221,7 @@ bool http_ask_parse(const char *body, size_t bytes, bool is_chat, struct http_as
     return true;
 }
 
-void http_ask_free(struct http_ask *a)
+void openai_ask_free(struct openai_ask *a)
 {
     json_decref(a->body);
     free(a->chat);
@@ -244,7 +244,7 @@ static char *text_of(json_t *v, const char *before, const char *after)
     return text;
 }
 
-char *http_problem_text(const struct http_problem *p)
+char *openai_problem_text(const struct openai_problem *p)
 {
     return text_of(json_pack("{s:{s:s, s:s, s:s?, s:s?}}", "error", "message", p->message, "type", p->type, "param",
                              p->param, "code", p->code),
@@ -266,7 +266,7 @@ static json_t *byte_list(const char *text, size_t bytes)
     return list;
 }
 
-json_t *http_logprobs(const struct http_answer *a, const uint8_t *top, size_t bytes)
+json_t *openai_logprobs(const struct openai_answer *a, const uint8_t *top, size_t bytes)
 {
     json_t *one = json_object(), *others = a->ask->is_chat ? json_array() : json_object();
     size_t at = 0;
@@ -303,7 +303,7 @@ json_t *http_logprobs(const struct http_answer *a, const uint8_t *top, size_t by
     return one;
 }
 
-void http_logprobs_add(json_t **all, json_t *one)
+void openai_logprobs_add(json_t **all, json_t *one)
 {
     if (!one)
         return;
@@ -313,7 +313,7 @@ void http_logprobs_add(json_t **all, json_t *one)
 }
 
 /* The two shapes: chat {content: [...]}; completions {tokens, token_logprobs, top_logprobs, text_offset}. */
-static json_t *logprobs_shape(const struct http_answer *a, json_t *all)
+static json_t *logprobs_shape(const struct openai_answer *a, json_t *all)
 {
     size_t i;
     json_t *one;
@@ -339,7 +339,7 @@ static json_t *logprobs_shape(const struct http_answer *a, json_t *all)
                      "text_offset", offsets);
 }
 
-static json_t *frame(const struct http_answer *a, const char *object, json_t *choices)
+static json_t *frame(const struct openai_answer *a, const char *object, json_t *choices)
 {
     return json_pack("{s:s, s:s, s:I, s:s, s:o}", "id", a->id, "object", object, "created", (json_int_t)a->created_s,
                      "model", a->model, "choices", choices);
@@ -351,7 +351,7 @@ static json_t *usage(uint32_t prompt_tokens, uint32_t made_tokens)
                      "total_tokens", (int)(prompt_tokens + made_tokens));
 }
 
-char *http_answer_text(const struct http_answer *a, const char *text, size_t bytes, json_t *logprobs,
+char *openai_answer_text(const struct openai_answer *a, const char *text, size_t bytes, json_t *logprobs,
                        const char *finish, uint32_t prompt_tokens, uint32_t made_tokens)
 {
     json_t *choice;
@@ -367,7 +367,7 @@ char *http_answer_text(const struct http_answer *a, const char *text, size_t byt
     return text_of(whole_answer, "", "");
 }
 
-char *http_event_text(const struct http_answer *a, const char *text, size_t bytes, json_t *logprobs, const char *finish,
+char *openai_event_text(const struct openai_answer *a, const char *text, size_t bytes, json_t *logprobs, const char *finish,
                       bool is_first)
 {
     json_t *choice, *shape = logprobs_shape(a, logprobs);
@@ -389,7 +389,7 @@ char *http_event_text(const struct http_answer *a, const char *text, size_t byte
     return text_of(event, "data: ", "\n\n");
 }
 
-char *http_usage_event(const struct http_answer *a, uint32_t prompt_tokens, uint32_t made_tokens)
+char *openai_usage_event(const struct openai_answer *a, uint32_t prompt_tokens, uint32_t made_tokens)
 {
     json_t *event = frame(a, a->ask->is_chat ? "chat.completion.chunk" : "text_completion", json_array());
     if (event)

@@ -1,5 +1,5 @@
-/* http.c: libmicrohttpd inside the agent's loop; an answer in the making keeps its connection suspended. */
-#include "agent/http.h"
+/* openai.c: libmicrohttpd inside the agent's loop; an answer in the making keeps its connection suspended. */
+#include "agent/openai.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -14,13 +14,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "agent/http_json.h"
+#include "agent/openai_json.h"
 #include "agent/log.h"
 #include "protocol/hex.h"
 
 enum { BODY_MAX = 1 << 20, CONNECTIONS_MAX = 256, IDLE_S = 120, RETRY_AFTER_S = 2 };
 
-struct http {
+struct openai {
     struct loop *loop;
     const struct settings *settings;
     struct serve *serve;
@@ -34,7 +34,7 @@ struct http {
 
 /* One HTTP request. It belongs to MHD's connection: on_completed frees it. */
 struct call {
-    struct http *h;
+    struct openai *h;
     struct call *next;
     struct MHD_Connection *connection;
     struct loop_watch hangup;
@@ -44,8 +44,8 @@ struct call {
     bool is_gone; /* the client hung up */
     char *body;
     size_t body_bytes, body_capacity;
-    struct http_ask ask;
-    struct http_answer answer;
+    struct openai_ask ask;
+    struct openai_answer answer;
     struct serve_request *request; /* runs */
     char id[48], model[32];
     /* What came so far. */
@@ -53,11 +53,11 @@ struct call {
     size_t text_bytes, text_capacity, text_sent;
     json_t *logprobs;
     bool has_token, has_ended, is_streaming;
-    struct http_problem problem; /* status 0: none */
+    struct openai_problem problem; /* status 0: none */
     uint32_t reason, prompt_tokens, made_tokens;
 };
 
-static void run(struct http *h);
+static void run(struct openai *h);
 
 static void on_timer(void *context)
 {
@@ -70,7 +70,7 @@ static void on_readable(void *context, uint32_t events)
     run(context);
 }
 
-static void run(struct http *h)
+static void run(struct openai *h)
 {
     MHD_UNSIGNED_LONG_LONG left;
     if (h->is_running) {
@@ -116,7 +116,7 @@ static void on_hangup(void *context, uint32_t events)
         c->request = NULL;
     }
     c->has_ended = true;
-    c->problem = (struct http_problem){.status = 499, .type = "cancelled", .message = "the client hung up"};
+    c->problem = (struct openai_problem){.status = 499, .type = "cancelled", .message = "the client hung up"};
     resume(c);
 }
 
@@ -128,7 +128,7 @@ static void suspend(struct call *c)
     /* MHD does not look at a suspended connection; that the client is still there is ours to see. */
     int fd = info ? info->connect_fd : -1;
     if (fd >= 0 && loop_add(c->h->loop, &c->hangup, fd, EPOLLRDHUP, on_hangup, c))
-        log_debug("http: a connection cannot be watched");
+        log_debug("openai: a connection cannot be watched");
 }
 
 /* ---- what serve says ---- */
@@ -162,23 +162,23 @@ static void append_event(struct call *c, char *event)
 static void on_token(void *context, const char *text, size_t bytes, const uint8_t *top, size_t top_bytes)
 {
     struct call *c = context;
-    json_t *one = top ? http_logprobs(&c->answer, top, top_bytes) : NULL;
+    json_t *one = top ? openai_logprobs(&c->answer, top, top_bytes) : NULL;
     if (c->ask.is_stream) {
         json_t *list = NULL;
-        http_logprobs_add(&list, one);
-        append_event(c, http_event_text(&c->answer, text, bytes, list, NULL, !c->has_token));
+        openai_logprobs_add(&list, one);
+        append_event(c, openai_event_text(&c->answer, text, bytes, list, NULL, !c->has_token));
         resume(c);
         return;
     }
-    http_logprobs_add(&c->logprobs, one);
+    openai_logprobs_add(&c->logprobs, one);
     if (append(c, text, bytes))
         c->has_token = true;
 }
 
 static void problem_of(struct call *c, enum err error, const char *why)
 {
-    struct http_problem *p = &c->problem;
-    *p = (struct http_problem){.status = 500, .type = "server_error", .code = err_name(error)};
+    struct openai_problem *p = &c->problem;
+    *p = (struct openai_problem){.status = 500, .type = "server_error", .code = err_name(error)};
     if (error == ERR_ARGUMENT || error == ERR_FORMAT || error == ERR_FULL) {
         p->status = 400;
         p->type = "invalid_request_error";
@@ -201,13 +201,13 @@ static void on_end(void *context, enum err error, const char *why, uint32_t reas
     if (error)
         problem_of(c, error, why);
     if (c->ask.is_stream && !error) {
-        append_event(c, http_event_text(&c->answer, "", 0, NULL, reason == WIRE_LENGTH ? "length" : "stop",
+        append_event(c, openai_event_text(&c->answer, "", 0, NULL, reason == WIRE_LENGTH ? "length" : "stop",
                                         !c->has_token));
         if (c->ask.has_usage)
-            append_event(c, http_usage_event(&c->answer, prompt_tokens, made_tokens));
+            append_event(c, openai_usage_event(&c->answer, prompt_tokens, made_tokens));
         append_event(c, strdup("data: [DONE]\n\n"));
     } else if (c->ask.is_stream && c->has_token) {
-        char *text = http_problem_text(&c->problem);
+        char *text = openai_problem_text(&c->problem);
         append(c, "data: ", 6);
         append_event(c, text);
         append(c, "\n\n", 2);
@@ -239,12 +239,12 @@ static enum MHD_Result send_problem(struct call *c)
     char after[16];
     snprintf(after, sizeof after, "%d", RETRY_AFTER_S);
     bool busy = c->problem.status == 429 || c->problem.status == 503;
-    return send_text(c, c->problem.status, http_problem_text(&c->problem), busy ? after : NULL);
+    return send_text(c, c->problem.status, openai_problem_text(&c->problem), busy ? after : NULL);
 }
 
 static enum MHD_Result refuse(struct call *c, unsigned status, const char *type, const char *message)
 {
-    c->problem = (struct http_problem){.status = status, .type = type};
+    c->problem = (struct openai_problem){.status = status, .type = type};
     snprintf(c->problem.message, sizeof c->problem.message, "%s", message);
     return send_problem(c);
 }
@@ -296,13 +296,13 @@ static enum MHD_Result begin(struct call *c)
 {
     uint8_t bytes[12];
     char hex[25];
-    if (!http_ask_parse(c->body ? c->body : "", c->body_bytes, c->is_chat, &c->ask, &c->problem))
+    if (!openai_ask_parse(c->body ? c->body : "", c->body_bytes, c->is_chat, &c->ask, &c->problem))
         return send_problem(c);
     randombytes_buf(bytes, sizeof bytes);
     hex_encode(bytes, sizeof bytes, hex);
     snprintf(c->id, sizeof c->id, "%s-%s", c->is_chat ? "chatcmpl" : "cmpl", hex);
     name_model(c);
-    c->answer = (struct http_answer){
+    c->answer = (struct openai_answer){
         .ask = &c->ask, .id = c->id, .model = c->model, .created_s = loop_wall_s(c->h->loop)};
     c->ask.ask.context = c;
     c->ask.ask.token = on_token;
@@ -335,7 +335,7 @@ static enum MHD_Result go_on(struct call *c)
     json_t *logprobs = c->logprobs;
     c->logprobs = NULL;
     return send_text(c, 200,
-                     http_answer_text(&c->answer, c->text ? c->text : "", c->text_bytes, logprobs,
+                     openai_answer_text(&c->answer, c->text ? c->text : "", c->text_bytes, logprobs,
                                       c->reason == WIRE_LENGTH ? "length" : "stop", c->prompt_tokens,
                                       c->made_tokens),
                      NULL);
@@ -404,7 +404,7 @@ static bool keep_body(struct call *c, const char *data, size_t bytes)
 static enum MHD_Result on_access(void *context, struct MHD_Connection *connection, const char *url, const char *method,
                                  const char *version, const char *data, size_t *data_bytes, void **state)
 {
-    struct http *h = context;
+    struct openai *h = context;
     struct call *c = *state;
     (void)version;
     if (!c) {
@@ -420,7 +420,7 @@ static enum MHD_Result on_access(void *context, struct MHD_Connection *connectio
     }
     if (*data_bytes) {
         if (!keep_body(c, data, *data_bytes))
-            c->problem = (struct http_problem){
+            c->problem = (struct openai_problem){
                 .status = 413, .type = "invalid_request_error", .message = "the body is larger than 1 MiB"};
         *data_bytes = 0;
         return MHD_YES;
@@ -438,7 +438,7 @@ static enum MHD_Result on_access(void *context, struct MHD_Connection *connectio
 static void on_completed(void *context, struct MHD_Connection *connection, void **state,
                          enum MHD_RequestTerminationCode code)
 {
-    struct http *h = context;
+    struct openai *h = context;
     struct call *c = *state;
     (void)connection;
     (void)code;
@@ -453,7 +453,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     loop_delete(h->loop, &c->hangup);
     if (c->request)
         serve_cancel(h->serve, c->request);
-    http_ask_free(&c->ask);
+    openai_ask_free(&c->ask);
     json_decref(c->logprobs);
     free(c->body);
     free(c->text);
@@ -500,10 +500,10 @@ static int listen_on(const struct settings *s, uint16_t *port)
     return fd;
 }
 
-enum err http_open(struct loop *loop, const struct settings *settings, struct serve *serve, struct http **out,
+enum err openai_open(struct loop *loop, const struct settings *settings, struct serve *serve, struct openai **out,
                    uint16_t *port)
 {
-    struct http *h = calloc(1, sizeof *h);
+    struct openai *h = calloc(1, sizeof *h);
     if (!h)
         return ERR_MEMORY;
     h->loop = loop;
@@ -528,14 +528,14 @@ enum err http_open(struct loop *loop, const struct settings *settings, struct se
     if (!e)
         e = write_port(settings, *port);
     if (e) {
-        http_close(h);
+        openai_close(h);
         return e;
     }
     *out = h;
     return ERR_NONE;
 }
 
-void http_close(struct http *h)
+void openai_close(struct openai *h)
 {
     if (!h)
         return;
