@@ -1,0 +1,432 @@
+/* worker_serve.c: many requests, one model: every step runs what all of them have ready, together.
+ *
+ * A request that another worker began comes with the answer so far: those tokens are fed as if they had been
+ * sampled here, their text is not said again, and the answer goes on.
+ */
+#include "agent/worker_serve.h"
+
+#include <poll.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/log.h"
+
+enum { TOP_MAX = 21, TOP_BYTES = TOP_MAX * 64, PIECE_MAX = 1024 };
+
+static uint64_t self_us(void)
+{
+    return (uint64_t)worker_self_ms() * 1000;
+}
+
+/* ---- sequences ---- */
+
+static void drop(struct worker_server *v, struct worker_sequence *s)
+{
+    model_truncate(v->model, s->index, 0);
+    sample_close(s->sampler);
+    free(s->history);
+    free(s->stop);
+    free(s->held);
+    memset(s, 0, sizeof *s);
+    v->active--;
+}
+
+static void say_end(struct worker_server *v, struct worker_sequence *s, uint64_t id, uint32_t reason, enum err error,
+                    const char *why)
+{
+    struct wire m;
+    wire_init(&m, WIRE_END, id);
+    if (error) {
+        wire_put_u64(&m, WIRE_K_ERR, error);
+        wire_put_text(&m, WIRE_K_TEXT, why);
+    }
+    if (s) {
+        uint64_t now = self_us();
+        wire_put_u64(&m, WIRE_K_REASON, reason);
+        wire_put_u64(&m, WIRE_K_PROMPT, s->prompt);
+        wire_put_u64(&m, WIRE_K_GENERATE, s->count - s->prompt);
+        wire_put_u64(&m, WIRE_K_PREFILL_US, s->first_us ? s->first_us - s->from_us : 0);
+        wire_put_u64(&m, WIRE_K_DECODE_US, s->first_us ? now - s->first_us : 0);
+        if (s->wants_tokens) {
+            wire_put_u64(&m, WIRE_K_PREFIX, s->prompt);
+            wire_put_bytes(&m, WIRE_K_TOKENS, s->history, (size_t)s->count * 4);
+        }
+    }
+    worker_reply(v->w, &m);
+}
+
+static void say_token(struct worker_server *v, struct worker_sequence *s, const uint32_t *token, const char *text,
+                      size_t bytes, const uint8_t *top, size_t top_bytes)
+{
+    struct wire m;
+    wire_init(&m, WIRE_TOKEN, s->id);
+    if (token)
+        wire_put_bytes(&m, WIRE_K_TOKENS, token, 4);
+    if (bytes)
+        wire_put_bytes(&m, WIRE_K_TEXT, text, bytes);
+    if (top_bytes)
+        wire_put_bytes(&m, WIRE_K_TOP, top, top_bytes);
+    worker_reply(v->w, &m);
+}
+
+static bool hold(struct worker_sequence *s, const char *text, size_t bytes)
+{
+    if (s->held_bytes + bytes > s->held_capacity) {
+        size_t capacity = s->held_capacity ? s->held_capacity : 256;
+        while (capacity < s->held_bytes + bytes)
+            capacity *= 2;
+        char *grown = realloc(s->held, capacity);
+        if (!grown)
+            return false;
+        s->held = grown;
+        s->held_capacity = capacity;
+    }
+    memcpy(s->held + s->held_bytes, text, bytes);
+    s->held_bytes += bytes;
+    return true;
+}
+
+/* How much of the held text may be said: all but what may become a stop string; *is_stopped with the text
+ * before the first stop string. */
+static size_t sayable(const struct worker_sequence *s, bool *is_stopped)
+{
+    size_t say = s->held_bytes, at = 0;
+    const char *stop;
+    *is_stopped = false;
+    while ((stop = wire_list_next(s->stop, s->stop_bytes, &at))) {
+        size_t n = strlen(stop);
+        const char *hit = memmem(s->held, s->held_bytes, stop, n);
+        if (hit && (size_t)(hit - s->held) <= say) {
+            say = (size_t)(hit - s->held);
+            *is_stopped = true;
+        }
+    }
+    if (*is_stopped)
+        return say;
+    at = 0;
+    while ((stop = wire_list_next(s->stop, s->stop_bytes, &at))) {
+        size_t n = strlen(stop);
+        for (size_t k = n - 1 < s->held_bytes ? n - 1 : s->held_bytes; k > 0; k--)
+            if (memcmp(s->held + s->held_bytes - k, stop, k) == 0) {
+                if (s->held_bytes - k < say)
+                    say = s->held_bytes - k;
+                break;
+            }
+    }
+    return say;
+}
+
+static size_t pack_choice(struct worker_server *v, const struct sample_choice *c, uint8_t *out, size_t capacity)
+{
+    char piece[PIECE_MAX];
+    size_t bytes = 0;
+    if (tokenizer_piece(v->tokenizer, c->token, true, piece, sizeof piece, &bytes))
+        bytes = 0;
+    if (bytes > 255)
+        bytes = 255;
+    if (capacity < bytes + 5)
+        return 0;
+    memcpy(out, &c->logprob, 4);
+    out[4] = (uint8_t)bytes;
+    memcpy(out + 5, piece, bytes);
+    return bytes + 5;
+}
+
+/* One more token of the answer, sampled or replayed. False: the request has ended. */
+static bool take_token(struct worker_server *v, struct worker_sequence *s, const struct sample_choice *c,
+                       const float *logits, bool is_replayed)
+{
+    char piece[PIECE_MAX];
+    uint8_t top[TOP_BYTES];
+    struct sample_choice others[TOP_MAX];
+    size_t bytes = 0, top_bytes = 0;
+    uint32_t got = 0;
+    bool is_stopped = false;
+    if (!s->first_us && !is_replayed)
+        s->first_us = self_us();
+    s->history[s->count++] = c->token;
+    if (s->top != UINT32_MAX && logits) {
+        top_bytes = pack_choice(v, c, top, sizeof top);
+        if (s->top && sample_top(s->sampler, logits, s->top, others, &got) == ERR_NONE)
+            for (uint32_t i = 0; i < got; i++)
+                top_bytes += pack_choice(v, &others[i], top + top_bytes, sizeof top - top_bytes);
+    }
+    bool is_end = tokenizer_is_end(v->tokenizer, c->token);
+    if (!is_end && tokenizer_stream_put(v->tokenizer, &s->stream, c->token, piece, sizeof piece, &bytes))
+        bytes = 0;
+    bool is_last = is_end || s->count - s->prompt >= s->most || s->count >= v->context;
+    if (is_last && !is_end)
+        bytes += tokenizer_stream_end(&s->stream, piece + bytes);
+    if (bytes && !hold(s, piece, bytes)) {
+        say_end(v, s, s->id, 0, ERR_MEMORY, "no memory for the answer");
+        return false;
+    }
+    size_t say = sayable(s, &is_stopped);
+    if (is_last && !is_stopped)
+        say = s->held_bytes;
+    if (!is_replayed)
+        say_token(v, s, &c->token, s->held, say, is_end ? NULL : top, is_end ? 0 : top_bytes);
+    memmove(s->held, s->held + say, s->held_bytes - say);
+    s->held_bytes -= say;
+    if (is_stopped || is_last) {
+        say_end(v, s, s->id, is_end || is_stopped ? WIRE_STOPPED : WIRE_LENGTH, ERR_NONE, NULL);
+        return false;
+    }
+    return true;
+}
+
+/* ---- requests ---- */
+
+static enum err set_options(struct worker_server *v, struct worker_sequence *s, const struct wire *m)
+{
+    struct sample_options o = {.temperature = (float)wire_f64(m, WIRE_K_TEMPERATURE, 1),
+                               .top_p = (float)wire_f64(m, WIRE_K_TOP_P, 1),
+                               .top_k = (uint32_t)wire_u64(m, WIRE_K_TOP_K, 0),
+                               .seed = wire_u64(m, WIRE_K_SEED, 0)};
+    const void *list;
+    size_t bytes;
+    s->id = m->id;
+    s->top = (uint32_t)wire_u64(m, WIRE_K_TOP, UINT32_MAX);
+    if (s->top != UINT32_MAX && s->top > TOP_MAX - 1)
+        s->top = TOP_MAX - 1;
+    s->wants_tokens = wire_u64(m, WIRE_K_LAST, 0) != 0;
+    s->from_us = self_us();
+    if (wire_view(m, WIRE_K_STOP, &list, &bytes)) {
+        if (!(s->stop = malloc(bytes ? bytes : 1)))
+            return ERR_MEMORY;
+        memcpy(s->stop, list, bytes);
+        s->stop_bytes = bytes;
+    }
+    if (!(s->history = malloc((size_t)v->context * 4)))
+        return ERR_MEMORY;
+    return sample_open(&o, model_info(v->model)->vocabulary, &s->sampler);
+}
+
+static enum err set_prompt(struct worker_server *v, struct worker_sequence *s, const struct wire *m, char why[WORKER_WHY])
+{
+    const void *text;
+    size_t bytes, count = 0;
+    enum err e;
+    if (wire_view(m, WIRE_K_PROMPT, &text, &bytes))
+        e = tokenizer_encode(v->tokenizer, text, bytes, true, true, s->history, v->context, &count);
+    else if (wire_view(m, WIRE_K_CHAT, &text, &bytes))
+        e = worker_chat(v->tokenizer, text, bytes, s->history, v->context, &count);
+    else
+        return ERR_ARGUMENT;
+    if (e == ERR_FULL || (!e && count >= v->context)) {
+        snprintf(why, WORKER_WHY, "the prompt has %zu tokens, the context holds %u", count, v->context);
+        return ERR_FULL;
+    }
+    if (e || count == 0) {
+        snprintf(why, WORKER_WHY, e ? "the prompt cannot be tokenised: %s" : "the prompt is empty%s",
+                 e ? err_name(e) : "");
+        return e ? e : ERR_ARGUMENT;
+    }
+    s->prompt = s->count = (uint32_t)count;
+    uint64_t most = wire_u64(m, WIRE_K_GENERATE, 0);
+    uint32_t room = v->context - s->prompt;
+    s->most = most && most < room ? (uint32_t)most : room;
+    tokenizer_stream_start(&s->stream, wire_view(m, WIRE_K_PROMPT, &text, &bytes), false);
+    return ERR_NONE;
+}
+
+static void begin(struct worker_server *v, const struct wire *m)
+{
+    char why[WORKER_WHY] = "";
+    const void *tokens;
+    size_t bytes;
+    struct worker_sequence *s = NULL;
+    for (uint32_t i = 0; i < v->sequences && !s; i++)
+        if (!v->sequence[i].used) {
+            s = &v->sequence[i];
+            s->index = i;
+        }
+    if (!s) {
+        say_end(v, NULL, m->id, 0, ERR_FULL, "every place is taken");
+        return;
+    }
+    s->used = true;
+    v->active++;
+    enum err e = set_options(v, s, m);
+    if (!e)
+        e = set_prompt(v, s, m, why);
+    if (e) {
+        say_end(v, NULL, m->id, 0, e, why[0] ? why : err_name(e));
+        drop(v, s);
+        return;
+    }
+    if (!wire_view(m, WIRE_K_TOKENS, &tokens, &bytes))
+        return;
+    for (size_t i = 0; i + 4 <= bytes; i += 4) {
+        struct sample_choice c = {0};
+        memcpy(&c.token, (const uint8_t *)tokens + i, 4);
+        if (c.token >= model_info(v->model)->vocabulary)
+            continue;
+        if (!take_token(v, s, &c, NULL, true)) {
+            drop(v, s);
+            return;
+        }
+    }
+}
+
+static void cancel(struct worker_server *v, uint64_t id)
+{
+    for (uint32_t i = 0; i < v->sequences; i++)
+        if (v->sequence[i].used && v->sequence[i].id == id)
+            drop(v, &v->sequence[i]);
+}
+
+/* ---- one step of everything ---- */
+
+static void fail_all(struct worker_server *v, enum err error)
+{
+    for (uint32_t i = 0; i < v->sequences; i++) {
+        struct worker_sequence *s = &v->sequence[i];
+        if (!s->used)
+            continue;
+        say_end(v, s, s->id, 0, error, "the engine failed");
+        drop(v, s);
+    }
+}
+
+/* Sequences that continue come first, prompts share what is left of the batch. */
+static uint32_t plan_runs(struct worker_server *v, struct model_run *runs)
+{
+    uint32_t left = model_info(v->model)->batch, count = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (uint32_t i = 0; i < v->sequences && left; i++) {
+            struct worker_sequence *s = &v->sequence[i];
+            uint32_t need = s->used ? s->count - s->fed : 0;
+            if (need == 0 || (need == 1) != (pass == 0))
+                continue;
+            uint32_t chunk = need < left ? need : left;
+            runs[count++] = (struct model_run){.sequence = i,
+                                               .outputs = chunk == need,
+                                               .count = chunk,
+                                               .tokens = s->history + s->fed};
+            left -= chunk;
+        }
+    return count;
+}
+
+static void step(struct worker_server *v)
+{
+    uint32_t count = plan_runs(v, v->runs), row = 0;
+    bool observes = v->rate > 0 && (double)randombytes_uniform(1u << 20) < v->rate * (1 << 20);
+    if (worker_window_observe(v, observes))
+        log_warning("worker: activations cannot be observed");
+    enum err e = model_step(v->model, v->runs, count);
+    if (e) {
+        log_error("worker: a step failed: %s", err_name(e));
+        fail_all(v, e);
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        v->sequence[v->runs[i].sequence].fed += v->runs[i].count;
+    for (uint32_t i = 0; i < count; i++) {
+        struct worker_sequence *s = &v->sequence[v->runs[i].sequence];
+        struct sample_choice choice;
+        const float *logits;
+        if (!v->runs[i].outputs)
+            continue;
+        if (!(e = model_logits(v->model, row++, 1, &logits)))
+            e = sample_next(s->sampler, logits, &choice);
+        if (e) {
+            say_end(v, s, s->id, 0, e, "no token can be chosen");
+            drop(v, s);
+        } else if (!take_token(v, s, &choice, logits, false)) {
+            drop(v, s);
+        }
+    }
+    worker_beat(v->w, 0, 0);
+}
+
+static void hear(struct worker_server *v, const struct wire *m)
+{
+    switch (m->kind) {
+    case WIRE_GENERATE: begin(v, m); break;
+    case WIRE_CANCEL: cancel(v, m->id); break;
+    case WIRE_COLLECT: worker_window_collect(v); break;
+    case WIRE_WINDOW: v->rate = wire_f64(m, WIRE_K_RATE, v->rate); break;
+    default: log_warning("worker: an unexpected frame: kind=%u", m->kind); break;
+    }
+}
+
+static void run(struct worker_server *v)
+{
+    struct wire m;
+    for (;;) {
+        struct pollfd p = {.fd = v->w->channel.fd, .events = POLLIN};
+        enum err e = ERR_NOT_FOUND;
+        while ((e = wire_next(&v->w->channel, &m)) == ERR_NONE)
+            hear(v, &m);
+        if (e != ERR_NOT_FOUND)
+            return;
+        if (poll(&p, 1, v->active ? 0 : -1) > 0) {
+            if ((e = wire_fill(&v->w->channel)) && e != ERR_NOT_FOUND)
+                return; /* the agent is gone */
+            continue;
+        }
+        if (v->active)
+            step(v);
+    }
+}
+
+static void on_load(void *context, uint64_t done, uint64_t total)
+{
+    worker_beat(context, done, total);
+}
+
+static enum err open_all(struct worker_server *v, const struct wire *m, char why[WORKER_WHY])
+{
+    char path[900], plugin[WORKER_NAME];
+    if (!wire_text(m, WIRE_K_PATH, path, sizeof path) || !wire_text(m, WIRE_K_PLUGIN, plugin, sizeof plugin))
+        return ERR_ARGUMENT;
+    struct model_options o = {.context = (uint32_t)wire_u64(m, WIRE_K_CONTEXT, 2048),
+                              .sequences = (uint32_t)wire_u64(m, WIRE_K_SEQUENCES, 1),
+                              .progress = on_load,
+                              .progress_context = v->w};
+    v->rate = wire_f64(m, WIRE_K_RATE, 0);
+    enum err e = worker_engine(v->w, plugin, 0, &v->engine, why);
+    if (!e)
+        e = gguf_open(path, &v->gguf, why);
+    if (!e)
+        e = tokenizer_open(v->gguf, &v->tokenizer, why);
+    if (!e)
+        e = worker_open_model(v->gguf, v->engine, &o, &v->model, why);
+    if (e)
+        return e;
+    v->sequences = model_info(v->model)->sequences;
+    v->context = model_info(v->model)->context;
+    v->sequence = calloc(v->sequences, sizeof *v->sequence);
+    v->runs = calloc(v->sequences, sizeof *v->runs);
+    return v->sequence && v->runs ? ERR_NONE : ERR_MEMORY;
+}
+
+enum err worker_serve(struct worker_self *w, const struct wire *m)
+{
+    struct worker_server v = {.w = w};
+    char why[WORKER_WHY] = "";
+    enum err e = open_all(&v, m, why);
+    if (e) {
+        worker_fail(w, e, why[0] ? why : err_name(e));
+    } else {
+        struct wire ready;
+        wire_init(&ready, WIRE_READY, w->id);
+        worker_reply(w, &ready);
+        run(&v);
+        for (uint32_t i = 0; i < v.sequences; i++)
+            if (v.sequence[i].used)
+                drop(&v, &v.sequence[i]);
+    }
+    free(v.sequence);
+    free(v.runs);
+    worker_window_close(&v);
+    model_close(v.model);
+    tokenizer_close(v.tokenizer);
+    gguf_close(v.gguf);
+    engine_close(v.engine);
+    return e;
+}
