@@ -33,7 +33,11 @@ static void digest_of(const char *file, uint8_t digest[32])
 
 static void set_text(char *out, size_t capacity, const char *text)
 {
-    snprintf(out, capacity, "%s", text);
+    size_t bytes = strlen(text); /* names for people: cut where they must be */
+    if (bytes > capacity - 1)
+        bytes = capacity - 1;
+    memcpy(out, text, bytes);
+    out[bytes] = 0;
 }
 
 static void fill_probe(struct worker_self *w, struct message_probe *p)
@@ -45,6 +49,8 @@ static void fill_probe(struct worker_self *w, struct message_probe *p)
     set_text(p->arch, sizeof p->arch, info.machine);
     set_text(p->cpu, sizeof p->cpu, info.cpu);
     device_features(info.features, p->features, sizeof p->features);
+    for (char *c = p->features; *c; c++)
+        *c = *c == ',' ? ' ' : *c;
     p->cores = info.cores;
     p->memory_bytes = info.limit_bytes ? info.limit_bytes : info.memory_bytes;
     p->has_temperature = info.has_temperature != 0;

@@ -91,7 +91,7 @@ static uint32_t walk(struct worker_server *v, struct chunk *c, uint32_t chunks, 
                 if (chunks) {
                     struct message_sum *s = &c->m.sum[c->m.sums++];
                     memset(s, 0, sizeof *s);
-                    strncpy(s->name, e->name, sizeof s->name - 1);
+                    memcpy(s->name, e->name, strnlen(e->name, sizeof s->name - 1));
                     s->channels = e->cols * e->slices;
                     s->offset = slice * e->cols + at;
                     s->rows = (uint64_t)e->count[slice];
