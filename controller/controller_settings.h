@@ -43,6 +43,9 @@ struct controller_settings {
     uint32_t artifact_port; /* 0: any free one; the chosen one is in <state>/artifact.port */
     /* [telemetry] */
     uint64_t telemetry_records; /* kept per device; older ones are dropped */
+    uint32_t watch_batch_s;      /* told to devices with each plan; 0: the agent's own setting */
+    uint32_t watch_shadow_every;
+    uint32_t watch_tokens;
     /* [calibration] */
     bool is_drift_on;
     double drift_limit;        /* score above which a recompression is planned */

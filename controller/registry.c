@@ -1,6 +1,8 @@
 /* registry.c: the LMDB environment. The one file that includes lmdb.h. */
 #include "controller/registry.h"
 
+#include "controller/doc.h"
+
 #include <errno.h>
 #include <lmdb.h>
 #include <pthread.h>
@@ -16,7 +18,7 @@ enum { SCHEMA = 1, GROW_AT_PERCENT = 75 };
 
 static const char *const table_names[REGISTRY_TABLES] = {
     "meta",        "devices",   "files", "recipes", "plans",     "envelopes", "rollouts", "jobs",
-    "predictions", "telemetry", "bench", "sums",    "decisions", "seen"};
+    "drift", "telemetry", "bench", "sums",    "decisions", "seen"};
 
 struct registry {
     MDB_env *env;
@@ -171,6 +173,7 @@ enum err registry_begin(struct registry *r, bool is_write, struct registry_txn *
     if (!t)
         return ERR_MEMORY;
     pthread_mutex_lock(&r->lock);
+    doc_forget_failure();
     t->registry = r;
     t->is_write = is_write;
     enum err e = is_write ? grow(r->env) : ERR_NONE;
@@ -187,7 +190,13 @@ enum err registry_begin(struct registry *r, bool is_write, struct registry_txn *
 
 enum err registry_commit(struct registry_txn *t)
 {
-    enum err e = err_of(mdb_txn_commit(t->txn));
+    enum err e = ERR_NONE;
+    if (doc_has_failed()) {
+        mdb_txn_abort(t->txn);
+        e = ERR_MEMORY;
+    } else {
+        e = err_of(mdb_txn_commit(t->txn));
+    }
     pthread_mutex_unlock(&t->registry->lock);
     free(t);
     return e;
@@ -254,7 +263,7 @@ enum err registry_get_doc(struct registry_txn *t, enum registry_table table, con
 static enum err put_json(struct registry_txn *t, enum registry_table table, const void *key,
                          size_t key_bytes, const json_t *doc)
 {
-    char *text = json_dumps(doc, JSON_COMPACT | JSON_SORT_KEYS);
+    char *text = !doc ? NULL : json_dumps(doc, JSON_COMPACT | JSON_SORT_KEYS);
     if (!text)
         return ERR_MEMORY;
     enum err e = registry_put(t, table, key, key_bytes, text, strlen(text));

@@ -28,15 +28,15 @@ enum registry_table {
     REGISTRY_FILES = 2,       /* SHA-256 hex -> document: bases, profiles, texts */
     REGISTRY_RECIPES = 3,     /* recipe id -> document */
     REGISTRY_PLANS = 4,       /* plan id -> document */
-    REGISTRY_ENVELOPES = 5,   /* device id -> signed bytes: the newest desired plan */
+    REGISTRY_ENVELOPES = 5,   /* device id, device id/cmd -> signed bytes: newest plan, open command */
     REGISTRY_ROLLOUTS = 6,    /* rollout id -> document */
     REGISTRY_JOBS = 7,        /* rollout id/device id -> document */
-    REGISTRY_PREDICTIONS = 8, /* class id -> document: the variant digest a plan class must give */
+    REGISTRY_DRIFT = 8,       /* device id -> document: how far its traffic has moved, state of the rule */
     REGISTRY_TELEMETRY = 9,   /* device id, epoch, seq (big-endian) -> record as received */
     REGISTRY_BENCH = 10,      /* request id -> document */
-    REGISTRY_SUMS = 11,       /* variant/device id -> calibration sums as received */
+    REGISTRY_SUMS = 11,       /* device id/epoch/window/chunk -> calibration sums as received */
     REGISTRY_DECISIONS = 12,  /* number (big-endian) -> document: the trail */
-    REGISTRY_SEEN = 13,       /* device id, epoch (big-endian) -> the reports applied: up to which seq */
+    REGISTRY_SEEN = 13,       /* device id/epoch -> document: which reports have been applied */
     REGISTRY_TABLES = 14
 };
 
@@ -50,7 +50,8 @@ NODISCARD enum err registry_open(const char *folder, size_t map_bytes, struct re
 void registry_close(struct registry *r); /* NULL is allowed */
 
 NODISCARD enum err registry_begin(struct registry *r, bool is_write, struct registry_txn **out);
-/* Ends the transaction whatever it returns. ERR_NONE: the changes are durable. */
+/* Ends the transaction whatever it returns. ERR_NONE: the changes are durable. ERR_MEMORY: a document
+ * could not be filled since the begin (doc.h), so nothing was written. */
 NODISCARD enum err registry_commit(struct registry_txn *t);
 void registry_abort(struct registry_txn *t); /* NULL is allowed */
 
@@ -64,7 +65,8 @@ NODISCARD enum err registry_put(struct registry_txn *t, enum registry_table tabl
 NODISCARD enum err registry_delete(struct registry_txn *t, enum registry_table table,
                                    const void *key, size_t key_bytes);
 
-/* Documents. get: *out is the caller's (json_decref). put: borrows doc. */
+/* Documents. get: *out is the caller's (json_decref). put: borrows doc; NULL (a
+ * json_pack that failed) is ERR_MEMORY. */
 NODISCARD enum err registry_get_doc(struct registry_txn *t, enum registry_table table,
                                     const char *key, json_t **out);
 NODISCARD enum err registry_put_doc(struct registry_txn *t, enum registry_table table,
