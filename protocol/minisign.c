@@ -42,18 +42,24 @@ static bool has_prefix(const char *line, size_t size, const char *prefix)
     return size >= strlen(prefix) && memcmp(line, prefix, strlen(prefix)) == 0;
 }
 
-/* A base64 line of exactly `wanted` bytes. */
+/* A base64 line of exactly `wanted` bytes. It is encoded again and compared: libsodium 1.0.18 takes
+ * some characters above 127 for digits. */
 static enum err read_base64(struct text *text, uint8_t *out, size_t wanted)
 {
+    char again[BASE64_MAX];
     const char *line;
     size_t size, got = 0;
-    if (!next_line(text, &line, &size) || size > BASE64_MAX ||
+    if (!next_line(text, &line, &size) ||
+        sodium_base64_encoded_len(wanted, sodium_base64_VARIANT_ORIGINAL) != size + 1 ||
+        size >= sizeof again ||
         sodium_base642bin(out, wanted, line, size, NULL, &got, NULL,
                           sodium_base64_VARIANT_ORIGINAL) != 0 ||
-        got != wanted ||
-        sodium_base64_encoded_len(wanted, sodium_base64_VARIANT_ORIGINAL) != size + 1)
+        got != wanted)
         return ERR_FORMAT;
-    return ERR_NONE;
+    sodium_bin2base64(again, sizeof again, out, wanted, sodium_base64_VARIANT_ORIGINAL);
+    enum err e = memcmp(again, line, size) == 0 ? ERR_NONE : ERR_FORMAT;
+    sodium_memzero(again, sizeof again);
+    return e;
 }
 
 static enum err skip_comment(struct text *text)
