@@ -38,10 +38,11 @@ static enum err spm_open(struct tokenizer *t, const struct gguf *g, char reason[
     (void)g;
     struct spm_state *s = calloc(1, sizeof *s);
     if (!s || !t->score) {
+        const enum err e = s ? ERR_FORMAT : ERR_MEMORY;
+        snprintf(reason, GGUF_REASON_BYTES, "%s", s ? "expected the key tokenizer.ggml.scores"
+                                                    : "no memory for the tokenizer");
         free(s);
-        snprintf(reason, GGUF_REASON_BYTES, s ? "no memory for the tokenizer"
-                                              : "expected the key tokenizer.ggml.scores");
-        return s ? ERR_MEMORY : ERR_FORMAT;
+        return e;
     }
     for (unsigned i = 0; i < 256; i++) {
         char name[8];
