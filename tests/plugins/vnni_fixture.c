@@ -174,8 +174,8 @@ float vnni_fixture_uniform(uint32_t *state)
 void vnni_fixture_fill(float *x, size_t count, enum vnni_pattern pattern, uint32_t seed)
 {
     uint32_t state = seed;
-    const float amax = vnni_fixture_random(&state) % 2 == 0 ? 127.0f
-                                                            : 1.0f + fabsf(vnni_fixture_uniform(&state));
+    const float amax =
+        vnni_fixture_random(&state) % 2 == 0 ? 127.0f : 1.0f + fabsf(vnni_fixture_uniform(&state));
     for (size_t i = 0; i < count; i++) {
         const float k = (float)(vnni_fixture_random(&state) % 126u) + 0.5f;
         switch (pattern) {
@@ -201,7 +201,10 @@ static void half_fields(uint32_t type, uint32_t fields[2])
     case HAL_Q5_1:
     case HAL_Q4_K:
     case HAL_Q5_K: fields[1] = 2; break;
-    case HAL_Q2_K: fields[0] = 80; fields[1] = 82; break;
+    case HAL_Q2_K:
+        fields[0] = 80;
+        fields[1] = 82;
+        break;
     case HAL_Q3_K: fields[0] = 108; break;
     case HAL_Q6_K: fields[0] = 208; break;
     default: break;

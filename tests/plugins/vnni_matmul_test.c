@@ -1,12 +1,13 @@
-/* Weights: stored, given back, embedded and multiplied, against scalar, on every path of this machine. */
+/* Weights: stored, given back, embedded and multiplied, against scalar, on every path of this
+ * machine. */
 #include "tests/harness.h"
 #include "tests/plugins/vnni_fixture.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static const uint32_t types[] = {HAL_F32,  HAL_F16,  HAL_BF16, HAL_Q4_0, HAL_Q4_1,
-                                 HAL_Q5_0, HAL_Q5_1, HAL_Q8_0, HAL_Q2_K, HAL_Q3_K,
+static const uint32_t types[] = {HAL_F32,  HAL_F16,  HAL_BF16, HAL_Q4_0,   HAL_Q4_1,
+                                 HAL_Q5_0, HAL_Q5_1, HAL_Q8_0, HAL_Q2_K,   HAL_Q3_K,
                                  HAL_Q4_K, HAL_Q5_K, HAL_Q6_K, HAL_IQ4_NL, HAL_IQ4_XS};
 static const uint32_t row_counts[] = {1, 15, 16, 17, 31, 33, 80};
 static const uint32_t token_counts[] = {1, 2, 5, 9, 17, 48};
@@ -129,7 +130,8 @@ static void weights_come_back_as_they_were_put(void)
         struct hal_mat w = {NULL, types[t], HAL_WEIGHT, 40, 768};
         vnni_fixture_blocks(types[t], blocks, row_bytes * 40, VNNI_PATTERN_NORMAL, 9);
         CU_ASSERT_FATAL(f.plugin->mat_new(f.dev, &w) == ERR_NONE);
-        static const uint32_t cuts[] = {0, 3, 16, 21, 40}; /* pieces that begin and end within panels */
+        static const uint32_t cuts[] = {0, 3, 16, 21,
+                                        40}; /* pieces that begin and end within panels */
         for (int c = 0; c < 4; c++)
             CU_ASSERT(f.plugin->mat_put(f.dev, &w, cuts[c], cuts[c + 1] - cuts[c],
                                         blocks + cuts[c] * row_bytes,
