@@ -10,6 +10,9 @@
     VERB(import) \
     VERB(calibrate) \
     VERB(quantize) \
+    VERB(keygen) \
+    VERB(sign) \
+    VERB(verify) \
     VERB(fleet) \
     /* the end */
 /* clang-format on */
