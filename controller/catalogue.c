@@ -13,7 +13,7 @@
 #include "controller/doc.h"
 #include "model/gguf.h"
 #include "protocol/hex.h"
-#include "protocol/utf8.h"
+#include "protocol/text.h"
 
 enum { READ_BYTES = 1 << 20, SNIFF_BYTES = 4096, TEXT_MAX = 64 << 20 };
 
@@ -53,7 +53,7 @@ static void put_text(json_t *doc, const char *key, const struct gguf *g, const c
     struct gguf_text text;
     char copy[128];
     if (gguf_string(g, from, &text) != ERR_NONE || text.bytes >= sizeof copy ||
-        !utf8_is_valid((const uint8_t *)text.text, text.bytes))
+        !text_is_utf8((const uint8_t *)text.text, text.bytes))
         return;
     memcpy(copy, text.text, text.bytes);
     copy[text.bytes] = '\0';
@@ -105,7 +105,7 @@ static enum err examine_text(const char *path, uint64_t bytes, json_t *doc, char
     enum err e = !text ? ERR_MEMORY : !f ? ERR_IO : ERR_NONE;
     if (!e && fread(text, 1, (size_t)bytes, f) != bytes)
         e = ERR_IO;
-    if (!e && !utf8_is_valid((const uint8_t *)text, (size_t)bytes)) {
+    if (!e && !text_is_utf8((const uint8_t *)text, (size_t)bytes)) {
         snprintf(why, CATALOGUE_WHY, "%s: neither GGUF nor UTF-8 text", path);
         e = ERR_FORMAT;
     }

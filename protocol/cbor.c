@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "protocol/cbor_float.h"
-#include "protocol/utf8.h"
+#include "protocol/text.h"
 
 enum { TAG_SIGN1 = 0xc0 + CBOR_TAG_SIGN1 };
 
@@ -179,7 +179,7 @@ static enum err decode_head(const struct cbor_reader *r, struct item *item, size
     }
     if (result.read != expected)
         return ERR_FORMAT;
-    if (item->kind == CBOR_KIND_TEXT && !utf8_is_valid(item->bytes, item->size))
+    if (item->kind == CBOR_KIND_TEXT && !text_is_utf8(item->bytes, item->size))
         return ERR_FORMAT;
     *size = result.read;
     return ERR_NONE;

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "protocol/cbor_float.h"
-#include "protocol/utf8.h"
+#include "protocol/text.h"
 
 void cbor_writer_init(struct cbor_writer *w, uint8_t *out, size_t capacity)
 {
@@ -91,7 +91,7 @@ void cbor_write_bytes(struct cbor_writer *w, const void *bytes, size_t size)
 
 void cbor_write_text(struct cbor_writer *w, const char *text, size_t size)
 {
-    if (!utf8_is_valid((const uint8_t *)text, size)) {
+    if (!text_is_utf8((const uint8_t *)text, size)) {
         fail(w, ERR_ARGUMENT);
         return;
     }

@@ -10,7 +10,7 @@
 #include "protocol/cbor.h"
 #include "protocol/cbor_float.h"
 #include "protocol/hex.h"
-#include "protocol/utf8.h"
+#include "protocol/text.h"
 
 static size_t from_hex(const char *hex, uint8_t *out, size_t capacity)
 {
@@ -246,10 +246,10 @@ static void writer_is_bounded(void)
 
 static void utf8(void)
 {
-    CU_ASSERT_TRUE(utf8_is_valid((const uint8_t *)"a\xc3\xbc\xe2\x82\xac\xf0\x90\x85\x91", 10));
-    CU_ASSERT_EQUAL(utf8_prefix((const uint8_t *)"a\xe2\x82\xac", 3), 1);
-    CU_ASSERT_EQUAL(utf8_prefix((const uint8_t *)"a\xe2\x28\xac", 4), 1);
-    CU_ASSERT_TRUE(utf8_is_valid(NULL, 0));
+    CU_ASSERT_TRUE(text_is_utf8((const uint8_t *)"a\xc3\xbc\xe2\x82\xac\xf0\x90\x85\x91", 10));
+    CU_ASSERT_EQUAL(text_prefix((const uint8_t *)"a\xe2\x82\xac", 3), 1);
+    CU_ASSERT_EQUAL(text_prefix((const uint8_t *)"a\xe2\x28\xac", 4), 1);
+    CU_ASSERT_TRUE(text_is_utf8(NULL, 0));
 }
 
 /* a refused item leaves the reader where it was, an accepted one within its bytes */

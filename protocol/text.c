@@ -1,7 +1,7 @@
-/* utf8.c: strict validation. */
-#include "protocol/utf8.h"
+/* text.c: UTF-8, strict validation. */
+#include "protocol/text.h"
 
-size_t utf8_prefix(const uint8_t *bytes, size_t size)
+size_t text_prefix(const uint8_t *bytes, size_t size)
 {
     size_t i = 0;
     while (i < size) {
@@ -24,7 +24,7 @@ size_t utf8_prefix(const uint8_t *bytes, size_t size)
     return i;
 }
 
-bool utf8_is_valid(const uint8_t *bytes, size_t size)
+bool text_is_utf8(const uint8_t *bytes, size_t size)
 {
-    return utf8_prefix(bytes, size) == size;
+    return text_prefix(bytes, size) == size;
 }
