@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "model/tokenizer_kind.h"
-#include "model/utf8.h"
+#include "model/model_utf8.h"
 
 /* A piece of the text, or one special token found in it. */
 struct fragment {
@@ -111,10 +111,10 @@ enum err tokenizer_encode(const struct tokenizer *t, const char *text, size_t by
 {
     struct tokenizer_sink sink = {tokens, capacity, 0};
     char *repaired = NULL;
-    if (!utf8_is_well_formed(text, bytes)) {
+    if (!model_utf8_is_well_formed(text, bytes)) {
         if (!(repaired = malloc(3 * bytes)))
             return ERR_MEMORY;
-        bytes = utf8_repair(text, bytes, repaired);
+        bytes = model_utf8_repair(text, bytes, repaired);
         text = repaired;
     }
     if (special && t->adds_bos)
@@ -170,7 +170,7 @@ static size_t feed(struct tokenizer_stream *s, char byte, char *out)
     s->held[s->held_bytes++] = (uint8_t)byte;
     while (s->held_bytes > 0) {
         size_t part;
-        const int length = utf8_length(s->held, s->held_bytes, &part);
+        const int length = model_utf8_length(s->held, s->held_bytes, &part);
         if (length == 0)
             break;
         if (length < 0) {

@@ -1,9 +1,9 @@
-/* utf8.c: well-formed UTF-8. */
-#include "model/utf8.h"
+/* model_utf8.c: well-formed UTF-8. */
+#include "model/model_utf8.h"
 
 #include <string.h>
 
-int utf8_length(const uint8_t *p, size_t bytes, size_t *part)
+int model_utf8_length(const uint8_t *p, size_t bytes, size_t *part)
 {
     const uint8_t lead = p[0];
     *part = 1;
@@ -25,20 +25,20 @@ int utf8_length(const uint8_t *p, size_t bytes, size_t *part)
     return (int)length;
 }
 
-bool utf8_is_well_formed(const char *text, size_t bytes)
+bool model_utf8_is_well_formed(const char *text, size_t bytes)
 {
     size_t part;
     for (size_t i = 0; i < bytes; i += part)
-        if (utf8_length((const uint8_t *)text + i, bytes - i, &part) <= 0)
+        if (model_utf8_length((const uint8_t *)text + i, bytes - i, &part) <= 0)
             return false;
     return true;
 }
 
-size_t utf8_repair(const char *text, size_t bytes, char *out)
+size_t model_utf8_repair(const char *text, size_t bytes, char *out)
 {
     size_t used = 0, part;
     for (size_t i = 0; i < bytes; i += part) {
-        const bool is_whole = utf8_length((const uint8_t *)text + i, bytes - i, &part) > 0;
+        const bool is_whole = model_utf8_length((const uint8_t *)text + i, bytes - i, &part) > 0;
         memcpy(out + used, is_whole ? text + i : "\xef\xbf\xbd", is_whole ? part : 3);
         used += is_whole ? part : 3;
     }
