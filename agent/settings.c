@@ -30,10 +30,9 @@ static const struct key keys[] = {
     {"fleet", "root_keys", PATHS, FIELD(root_keys), FIELD(root_key_count), 0, 0, false, ""},
     {"broker", "host", TEXT, FIELD(broker_host), SIZE(broker_host), 0, 0, true, NULL},
     {"broker", "port", U32, FIELD(broker_port), 0, 1, 65535, false, "8883"},
-    {"broker", "tls", BOOL, FIELD(broker_tls), 0, 0, 0, false, "yes"},
-    {"broker", "ca", TEXT, FIELD(broker_ca), SIZE(broker_ca), 0, 0, false, ""},
-    {"broker", "cert", TEXT, FIELD(broker_cert), SIZE(broker_cert), 0, 0, false, ""},
-    {"broker", "key", TEXT, FIELD(broker_key), SIZE(broker_key), 0, 0, false, ""},
+    {"broker", "ca", TEXT, FIELD(broker_ca), SIZE(broker_ca), 0, 0, true, NULL},
+    {"broker", "cert", TEXT, FIELD(broker_cert), SIZE(broker_cert), 0, 0, true, NULL},
+    {"broker", "key", TEXT, FIELD(broker_key), SIZE(broker_key), 0, 0, true, NULL},
     {"broker", "keepalive_s", U32, FIELD(keepalive_s), 0, 5, 600, false, "60"},
     {"controller", "url", TEXT, FIELD(controller_url), SIZE(controller_url), 0, 0, true, NULL},
     {"controller", "ca", TEXT, FIELD(controller_ca), SIZE(controller_ca), 0, 0, false, ""},
@@ -178,10 +177,6 @@ enum err settings_load(const char *file, struct settings *out, char *why, uint32
         }
     }
     struct settings *s = &r.settings;
-    if (s->broker_tls && (!s->broker_ca[0] || !s->broker_cert[0] || !s->broker_key[0])) {
-        snprintf(why, why_bytes, "%s: [broker] needs ca, cert and key, or tls = no", file);
-        return ERR_FORMAT;
-    }
     if (s->director_key_count == 0) {
         snprintf(why, why_bytes, "%s: director_keys in [fleet] names no file", file);
         return ERR_FORMAT;

@@ -22,7 +22,6 @@ struct settings {
     /* [broker] */
     char broker_host[SETTINGS_NAME];
     uint32_t broker_port;
-    bool broker_tls;
     char broker_ca[SETTINGS_PATH];
     char broker_cert[SETTINGS_PATH];
     char broker_key[SETTINGS_PATH];
