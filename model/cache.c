@@ -83,17 +83,19 @@ enum err cache_add_group(struct cache *c, uint32_t window, uint32_t *out)
     return ERR_NONE;
 }
 
-enum err cache_add_layer(struct cache *c, uint32_t group, uint32_t k_cols, uint32_t v_cols)
+enum err cache_add_layer(struct cache *c, uint32_t group, uint32_t heads, uint32_t key_dim,
+                         uint32_t value_dim)
 {
     if (c->layers == c->layers_room || group >= c->groups)
         return ERR_ARGUMENT;
     struct cache_layer *layer = &c->layer[c->layers];
     const uint32_t slots = c->group[group].pages * CACHE_PAGE;
-    const size_t k_bytes = block_row_bytes(c->type_k, k_cols);
-    const size_t v_bytes = v_cols ? block_row_bytes(c->type_v, v_cols) : 0;
-    if (k_bytes == 0 || (v_cols && v_bytes == 0))
+    const uint32_t k_cols = heads * key_dim, v_cols = heads * value_dim;
+    const size_t k_bytes = heads * block_row_bytes(c->type_k, key_dim);
+    const size_t v_bytes = value_dim ? heads * block_row_bytes(c->type_v, value_dim) : 0;
+    if (k_bytes == 0 || (value_dim && v_bytes == 0))
         return ERR_ARGUMENT;
-    *layer = (struct cache_layer){.group = group, .shares = v_cols == 0};
+    *layer = (struct cache_layer){.group = group, .shares = value_dim == 0};
     layer->k = (struct hal_mat){.type = c->type_k, .use = HAL_CACHE, .rows = slots, .cols = k_cols};
     enum err e = c->e->ops.mat_new(c->e->dev, &layer->k);
     if (e)

@@ -54,9 +54,11 @@ void cache_close(struct cache *c);
 /* The group of a window, made when it is new: its index. */
 NODISCARD enum err cache_add_group(struct cache *c, uint32_t window, uint32_t *out);
 
-/* The next layer: rows of k_cols and v_cols values; v_cols 0: the values are the first ones of k.
- * Errors: ERR_ARGUMENT (not whole blocks of the cache's type), ERR_MEMORY. */
-NODISCARD enum err cache_add_layer(struct cache *c, uint32_t group, uint32_t k_cols, uint32_t v_cols);
+/* The next layer: rows of heads * key_dim and heads * value_dim values; value_dim 0: the values are the
+ * first ones of the keys. Errors: ERR_ARGUMENT (a head is not whole blocks of the cache's type),
+ * ERR_MEMORY. */
+NODISCARD enum err cache_add_layer(struct cache *c, uint32_t group, uint32_t heads, uint32_t key_dim,
+                                   uint32_t value_dim);
 
 /* Pages, slots and spans for appending these runs. Lengths change only in cache_commit.
  * Errors: ERR_FULL (nothing changed). */

@@ -99,9 +99,8 @@ static void llama_open(struct forward *f, void *family)
     weights_vector(w, &m->norm, info->width, "output_norm.weight");
     for (uint32_t i = 0; i < info->layers && !w->error; i++) {
         open_layer(f, m, &m->layer[i], i);
-        weights_fail(w, cache_add_layer(&f->cache, group, info->kv_heads * m->head_dim,
-                                        info->kv_heads * m->value_dim),
-                     "the cache of layer %u: no room, or rows that are no whole blocks", i);
+        weights_fail(w, cache_add_layer(&f->cache, group, info->kv_heads, m->head_dim, m->value_dim),
+                     "layer %u: no room for its cache, or heads that are no whole blocks of its type", i);
     }
     forward_rope_open(f, &m->rope,
                       (struct hal_rope_shape){m->head_dim, 0, m->rope_dims, HAL_ROPE_NORM}, 0);
