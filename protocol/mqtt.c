@@ -85,7 +85,8 @@ static void on_connect_failed(void *context, MQTTAsync_failureData5 *data)
         header.err = ERR_SIGNATURE;
         snprintf(text, sizeof text, "TLS: %.140s", m->tls_error);
     } else {
-        snprintf(text, sizeof text, "cannot connect: %.120s",
+        snprintf(text, sizeof text,
+                 "cannot connect (unreachable, or a certificate for another name): %.80s",
                  data && data->message ? data->message : "no answer");
     }
     put_event(m, &header, text);
