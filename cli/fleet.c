@@ -221,7 +221,7 @@ static void cohort_row(struct table *t, const json_t *c)
 {
     char variant[16], drift[32], rows[32], kld[32];
     table_row(t,
-              (const char *[]){fleet_short(c, "variant", variant), fleet_text(c, "rollout"),
+              (const char *[]){fleet_text(c, "name"), fleet_short(c, "variant", variant), fleet_text(c, "rollout"),
                                fleet_number(c, "drift", 4, drift), fleet_number(c, "rows", 0, rows),
                                fleet_number(c, "shadow_kld", 4, kld), fleet_text(c, "state")});
 }
@@ -229,7 +229,7 @@ static void cohort_row(struct table *t, const json_t *c)
 static int calibration(struct cli_call *call)
 {
     return list(call, "/api/1/calibration", "cohorts",
-                "variant|rollout|>drift|>rows|>shadow KLD|state", cohort_row);
+                "device|variant|rollout|>drift|>rows|>shadow KLD|state", cohort_row);
 }
 
 /* --- one document ------------------------------------------------------------------------- */

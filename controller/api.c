@@ -424,8 +424,15 @@ enum err api_open(struct controller *c, struct api_server **out, char *why, uint
     s->c = c;
     enum err e = load_tokens(s, why, why_bytes);
     if (!e) {
-        e = http_listen(c->settings.http_address, (uint16_t)c->settings.http_port, HTTP_PER_CONNECTION,
-                        0, TIMEOUT_S, on_request, on_completed, s, &s->daemon, &s->port);
+        uint16_t port = (uint16_t)c->settings.http_port;
+        uint16_t last = port ? 0 : http_last_port(c->settings.state, "http.port");
+        e = ERR_IO;
+        if (last)
+            e = http_listen(c->settings.http_address, last, HTTP_PER_CONNECTION, 0, TIMEOUT_S,
+                            on_request, on_completed, s, &s->daemon, &s->port);
+        if (e)
+            e = http_listen(c->settings.http_address, port, HTTP_PER_CONNECTION, 0, TIMEOUT_S,
+                            on_request, on_completed, s, &s->daemon, &s->port);
         if (e)
             snprintf(why, why_bytes, "[http] %s:%u: cannot listen", c->settings.http_address,
                      c->settings.http_port);

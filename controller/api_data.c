@@ -208,7 +208,25 @@ static enum err drift_visit(void *context, const void *key, size_t key_bytes, co
     json_t *doc = json_loadb(value, bytes, 0, NULL);
     if (!doc)
         return ERR_FORMAT;
-    doc_set(doc, "device", json_stringn(key, key_bytes));
+    json_t *device = NULL;
+    char id[40], state[64];
+    snprintf(id, sizeof id, "%.*s", (int)(key_bytes < 33 ? key_bytes : 33), (const char *)key);
+    enum err e = registry_get_doc(d->t, REGISTRY_DEVICES, id, &device);
+    if (e && e != ERR_NOT_FOUND) {
+        json_decref(doc);
+        return e;
+    }
+    int64_t above = doc_int(doc, "above");
+    if (above)
+        snprintf(state, sizeof state, "moved, seen %lld times", (long long)above);
+    else
+        snprintf(state, sizeof state, "%s",
+                 !json_object_get(doc, "looked") ? "not looked at" : doc_bool(doc, "armed") ? "quiet" : "answered");
+    doc_set_text(doc, "device", id);
+    doc_set_text(doc, "name", doc_text(device, "name"));
+    doc_set_text(doc, "state", state);
+    doc_set_real(doc, "drift", doc_real(doc, "score"));
+    json_decref(device);
     doc_append(d->list, doc);
     return ERR_NONE;
 }
@@ -219,6 +237,7 @@ void api_calibration(struct api_call *call)
     struct drifts d = {.list = json_array()};
     const struct controller_settings *s = &call->c->settings;
     enum err e = d.list ? registry_begin(call->c->registry, false, &t) : ERR_MEMORY;
+    d.t = t;
     if (!e)
         e = registry_scan(t, REGISTRY_DRIFT, NULL, 0, false, drift_visit, &d);
     registry_abort(t);

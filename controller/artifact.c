@@ -165,8 +165,15 @@ enum err artifact_open(struct controller *c, struct artifact_server **out)
     if (!s)
         return ERR_MEMORY;
     s->c = c;
-    enum err e = http_listen(c->settings.artifact_address, (uint16_t)c->settings.artifact_port,
-                             HTTP_POOL, THREADS, TIMEOUT_S, on_request, NULL, s, &s->daemon, &s->port);
+    uint16_t port = (uint16_t)c->settings.artifact_port;
+    uint16_t last = port ? 0 : http_last_port(c->settings.state, "artifact.port");
+    enum err e = ERR_IO;
+    if (last)
+        e = http_listen(c->settings.artifact_address, last, HTTP_POOL, THREADS, TIMEOUT_S, on_request,
+                        NULL, s, &s->daemon, &s->port);
+    if (e)
+        e = http_listen(c->settings.artifact_address, port, HTTP_POOL, THREADS, TIMEOUT_S, on_request,
+                        NULL, s, &s->daemon, &s->port);
     if (!e)
         e = http_write_port(c->settings.state, "artifact.port", s->port);
     if (e) {

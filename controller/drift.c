@@ -96,11 +96,17 @@ static void put_history(json_t *doc, const struct drift_look *look)
                                   look->score, "shadow_kld", look->shadow_kld));
 }
 
+static bool is_over(const json_t *rollout)
+{
+    enum rollout_state state = (enum rollout_state)doc_int(rollout, "state_number");
+    return rollout_is_over(state) || state == ROLLOUT_HALTED;
+}
+
 /* One look at one device. *fires: its rule fired. */
 static enum err look_at(struct controller *c, struct registry_txn *t, const char *device_id,
                         json_t *doc, int64_t now_s, bool *fires)
 {
-    json_t *device = NULL, *rollout = NULL;
+    json_t *device = NULL, *rollout = NULL, *newest = NULL;
     struct profile *now = NULL, *then = NULL;
     struct profile_drift drift = {0};
     struct drift_look look = {.now_s = now_s};
@@ -108,7 +114,9 @@ static enum err look_at(struct controller *c, struct registry_txn *t, const char
     *fires = false;
     enum err e = registry_get_doc(t, REGISTRY_DEVICES, device_id, &device);
     if (!e)
-        e = registry_get_doc(t, REGISTRY_ROLLOUTS, doc_text(device, "rollout"), &rollout);
+        e = registry_get_doc(t, REGISTRY_ROLLOUTS, doc_text(device, "variant_rollout"), &rollout);
+    if (!e)
+        e = registry_get_doc(t, REGISTRY_ROLLOUTS, doc_text(device, "rollout"), &newest);
     if (e)
         goto out;
     const char *variant = doc_text(device, "variant");
@@ -132,7 +140,7 @@ static enum err look_at(struct controller *c, struct registry_txn *t, const char
     look.score = drift.score;
     struct drift_state state = {doc_bool(doc, "armed"), (uint32_t)doc_int(doc, "above"),
                                 doc_int(doc, "fired")};
-    if (rollout_is_over((enum rollout_state)doc_int(rollout, "state_number")))
+    if (is_over(newest)) /* one change at a time */
         *fires = drift_rule(&c->settings, &look, &state);
     doc_set_bool(doc, "armed", state.is_armed);
     doc_set_int(doc, "above", state.above);
@@ -142,6 +150,7 @@ static enum err look_at(struct controller *c, struct registry_txn *t, const char
 out:
     profile_close(then);
     profile_close(now);
+    json_decref(newest);
     json_decref(rollout);
     json_decref(device);
     if (e == ERR_NOT_FOUND)

@@ -368,12 +368,15 @@ static enum err settle(struct ingest *i, const char *device, json_t *doc, json_t
     enum rollout_phase phase = (enum rollout_phase)doc_int(job, "phase_number");
     char key[KEYS_ID_HEX + 8];
     snprintf(key, sizeof key, "%.32s/cmd", device);
-    if (phase == ROLLOUT_COMMITTED && doc_text(job, "variant")[0])
+    if (phase == ROLLOUT_COMMITTED && doc_text(job, "variant")[0]) {
         doc_set_text(doc, "variant", doc_text(job, "variant"));
-    else if (phase == ROLLOUT_RESTORED)
+        doc_set_text(doc, "variant_rollout", doc_text(job, "rollout"));
+    } else if (phase == ROLLOUT_RESTORED) {
         doc_set_text(doc, "variant", doc_text(job, "previous"));
-    else if (phase == ROLLOUT_OFFERED || phase == ROLLOUT_ACTIVE || phase == ROLLOUT_DEFERRED)
+        doc_set_text(doc, "variant_rollout", doc_text(job, "previous_rollout"));
+    } else if (phase == ROLLOUT_OFFERED || phase == ROLLOUT_ACTIVE || phase == ROLLOUT_DEFERRED) {
         return ERR_NONE;
+    }
     doc_set_text(doc, "job_state", doc_text(job, "state"));
     enum err e = registry_put_doc(i->t, REGISTRY_DEVICES, device, doc);
     if (!e && !(phase == ROLLOUT_COMMITTED && doc_bool(job, "revert")))

@@ -146,12 +146,14 @@ enum err planner_offer(struct controller *c, struct registry_txn *t, const json_
     if (!e)
         e = registry_put(t, REGISTRY_ENVELOPES, id, strlen(id), envelope, size);
     if (!e) {
-        if (doc_int(job, "attempt") == 0)
+        if (doc_int(job, "attempt") == 0) {
             doc_set_text(job, "previous", doc_text(device, "variant"));
+            doc_set_text(job, "previous_rollout", doc_text(device, "variant_rollout"));
+        }
         jobrecord_offered(job, plan_id, m.version, size, now_ms / 1000);
         doc_set_hex(job, "expected", m.variant, sizeof m.variant);
         doc_set_text(device, "plan", plan_id);
-        doc_set_text(device, "rollout", doc_text(rollout, "id"));
+        doc_set_text(device, "offered_rollout", doc_text(rollout, "id"));
         jobrecord_key(doc_text(rollout, "id"), id, key);
         e = registry_put_doc(t, REGISTRY_JOBS, key, job);
     }

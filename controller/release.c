@@ -69,47 +69,70 @@ static void set_state(json_t *doc, const struct rollout *r, int64_t now_s)
     doc_set_int(doc, "updated", now_s);
 }
 
+/* What a step sent, by enum rollout_action_kind. */
+struct sent {
+    size_t count[3];
+};
+
+static void say_sent(const struct sent *sent, uint32_t stage, char *out, size_t room)
+{
+    if (sent->count[ROLLOUT_OFFER])
+        snprintf(out, room, "plans to %zu devices, up to stage %u", sent->count[ROLLOUT_OFFER], stage + 1);
+    else if (sent->count[ROLLOUT_CANCEL] || sent->count[ROLLOUT_REVERT])
+        snprintf(out, room, "withdrawals to %zu devices on their way, reverts to %zu that had committed",
+                 sent->count[ROLLOUT_CANCEL], sent->count[ROLLOUT_REVERT]);
+    else
+        snprintf(out, room, "nothing");
+}
+
 static enum err note_change(struct registry_txn *t, const struct loaded *l,
-                            const struct rollout *before, size_t offers, int64_t now_s)
+                            const struct rollout *before, const struct sent *sent, int64_t now_s)
 {
     const struct rollout *r = &l->rollout;
     struct rollout_count c =
         rollout_count(&r->rules, l->records, l->n, 0, r->rules.stages - 1, now_s);
     struct trail entry = {.kind = "rollout", .subject = doc_text(l->doc, "id")};
-    snprintf(entry.seen, sizeof entry.seen, "%u committed, %u failed (%u silent), %u on their way, %u to go",
-             c.committed, c.failed, c.silent, c.active, c.waiting);
+    snprintf(entry.seen, sizeof entry.seen,
+             "%u committed, %u failed (%u silent), %u restored, %u on their way, %u to go", c.committed,
+             c.failed, c.silent, c.restored, c.active, c.waiting);
     if (before->state != r->state) {
         snprintf(entry.rule, sizeof entry.rule, "%.110s", r->reason[0] ? r->reason : "all is prepared");
         snprintf(entry.changed, sizeof entry.changed, "%s -> %s", rollout_state_name(before->state),
                  rollout_state_name(r->state));
-    } else {
+    } else if (before->stage != r->stage) {
         snprintf(entry.rule, sizeof entry.rule, "enough of stage %u has committed", before->stage + 1);
         snprintf(entry.changed, sizeof entry.changed, "stage %u -> %u", before->stage + 1, r->stage + 1);
+    } else {
+        snprintf(entry.rule, sizeof entry.rule, "%.110s", r->reason[0] ? r->reason : "asked for");
+        snprintf(entry.changed, sizeof entry.changed, "it stays %s", rollout_state_name(r->state));
     }
-    if (offers)
-        snprintf(entry.sent, sizeof entry.sent, "plans to %zu devices of stage %u", offers, r->stage + 1);
-    else
-        snprintf(entry.sent, sizeof entry.sent,
-                 r->state == ROLLOUT_REVERTING || r->state == ROLLOUT_HALTED ||
-                         r->state == ROLLOUT_ABORTED
-                     ? "withdrawals to devices on their way"
-                     : "nothing");
+    say_sent(sent, r->stage, entry.sent, sizeof entry.sent);
     return trail_add(t, now_s, &entry);
+}
+
+static enum err let_go(struct registry_txn *t, json_t *job, const char *reason)
+{
+    char key[JOBRECORD_KEY];
+    doc_set_int(job, "phase_number", ROLLOUT_CANCELLED);
+    doc_set_text(job, "phase", rollout_phase_name(ROLLOUT_CANCELLED));
+    doc_set_text(job, "reason", reason);
+    jobrecord_key(doc_text(job, "rollout"), doc_text(job, "device"), key);
+    return registry_put_doc(t, REGISTRY_JOBS, key, job);
 }
 
 static enum err act(struct controller *c, struct registry_txn *t, struct loaded *l,
                     const struct rollout_action *a, int64_t now_ms, struct posts *posts)
 {
     json_t *job = json_array_get(l->jobs, a->device), *device = l->devices[a->device];
+    /* A later rollout has taken the device over: what it runs is that one's business. */
+    if (a->kind != ROLLOUT_OFFER &&
+        strcmp(doc_text(device, "offered_rollout"), doc_text(l->doc, "id")) != 0)
+        return let_go(t, job, "a later rollout has taken this device over");
     switch (a->kind) {
     case ROLLOUT_OFFER:
-        if (strcmp(doc_text(device, "status"), "approved") == 0)
-            return planner_offer(c, t, l->doc, job, device, now_ms, posts);
-        char key[JOBRECORD_KEY]; /* revoked since: it is no part of the fleet any more */
-        doc_set_int(job, "phase_number", ROLLOUT_CANCELLED);
-        doc_set_text(job, "phase", rollout_phase_name(ROLLOUT_CANCELLED));
-        jobrecord_key(doc_text(job, "rollout"), doc_text(job, "device"), key);
-        return registry_put_doc(t, REGISTRY_JOBS, key, job);
+        if (strcmp(doc_text(device, "status"), "approved") != 0)
+            return let_go(t, job, "the device is no part of the fleet any more");
+        return planner_offer(c, t, l->doc, job, device, now_ms, posts);
     case ROLLOUT_CANCEL:
         return planner_withdraw(c, t, MESSAGE_CANCEL, job, device, l->rollout.reason, now_ms, posts);
     case ROLLOUT_REVERT:
@@ -174,7 +197,8 @@ static enum err step(struct controller *c, struct registry_txn *t, json_t *doc, 
                      struct posts *posts)
 {
     struct loaded l;
-    size_t actions = 0, offers = 0;
+    size_t actions = 0;
+    struct sent sent = {{0}};
     int64_t now_s = now_ms / 1000;
     enum err e = load(t, doc, &l);
     if (!e)
@@ -187,7 +211,7 @@ static enum err step(struct controller *c, struct registry_txn *t, json_t *doc, 
     rollout_step(&l.rollout, l.records, l.n, now_s, l.actions, &actions);
     for (size_t i = 0; i < actions && !e; i++) {
         e = act(c, t, &l, &l.actions[i], now_ms, posts);
-        offers += l.actions[i].kind == ROLLOUT_OFFER;
+        sent.count[l.actions[i].kind]++;
         if (e == ERR_NOT_FOUND || e == ERR_FULL) {
             l.rollout.state = ROLLOUT_ABORTED;
             snprintf(l.rollout.reason, sizeof l.rollout.reason, "a plan could not be made: %s",
@@ -203,15 +227,15 @@ static enum err step(struct controller *c, struct registry_txn *t, json_t *doc, 
         set_state(doc, &l.rollout, now_s);
         e = registry_put_doc(t, REGISTRY_ROLLOUTS, doc_text(doc, "id"), doc);
     }
-    if (!e && (has_changed || (offers && !doc_bool(doc, "has_begun")))) {
-        if (!doc_bool(doc, "has_begun")) {
-            doc_set_bool(doc, "has_begun", true);
-            e = registry_put_doc(t, REGISTRY_ROLLOUTS, doc_text(doc, "id"), doc);
-            before.state = ROLLOUT_PREPARING;
-        }
-        if (!e)
-            e = note_change(t, &l, &before, offers, now_s);
+    bool has_begun = doc_bool(doc, "has_begun");
+    if (!e && !has_begun && sent.count[ROLLOUT_OFFER]) {
+        doc_set_bool(doc, "has_begun", true);
+        before.state = ROLLOUT_PREPARING;
+        has_changed = true;
+        e = registry_put_doc(t, REGISTRY_ROLLOUTS, doc_text(doc, "id"), doc);
     }
+    if (!e && (has_changed || sent.count[ROLLOUT_CANCEL] || sent.count[ROLLOUT_REVERT]))
+        e = note_change(t, &l, &before, &sent, now_s);
 out:
     unload(&l);
     return e;
@@ -299,7 +323,8 @@ static enum err note_prepared(struct registry_txn *t, const json_t *doc, int64_t
              has_failed ? "nothing is sent that cannot be planned"
                         : "the controller derives the variant itself to know its digest");
     snprintf(entry.sent, sizeof entry.sent, "nothing yet");
-    snprintf(entry.changed, sizeof entry.changed, "preparing -> %s", doc_text(doc, "state"));
+    snprintf(entry.changed, sizeof entry.changed, "%s",
+             has_failed ? "preparing -> failed" : "the plans are ready");
     return trail_add(t, now_s, &entry);
 }
 

@@ -15,7 +15,7 @@
 #include "protocol/hex.h"
 #include "protocol/message.h"
 
-enum { COHORT_MAX = 100000, ATTEMPTS = 3 };
+enum { COHORT_MAX = 100000, ATTEMPTS = 2 };
 
 static enum err fail(char why[RELEASE_WHY], enum err e, const char *format, const char *a)
 {
