@@ -159,6 +159,18 @@ void cli_note(const struct cli_call *call, const char *format, ...)
  * The caller closes it with engine_close. */
 int cli_engine_open(struct cli_call *call, struct engine **out);
 
+enum { CLI_KEYS_MAX = 16, CLI_KEY_BYTES = 128 };
+
+/* The keys of --plugin-key, as base64 lines. */
+struct cli_keys {
+    uint32_t count;
+    const char *keys[CLI_KEYS_MAX]; /* into lines */
+    char lines[CLI_KEYS_MAX][CLI_KEY_BYTES];
+};
+
+/* Read them. Returns CLI_DONE, or has called cli_fail. */
+int cli_plugin_keys(struct cli_call *call, struct cli_keys *out);
+
 /* "1.5 MiB" into text; returns text. */
 char *cli_bytes(double bytes, char text[32]);
 

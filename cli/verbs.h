@@ -10,6 +10,8 @@
     VERB(import) \
     VERB(calibrate) \
     VERB(quantize) \
+    VERB(plugins) \
+    VERB(check) \
     VERB(keygen) \
     VERB(sign) \
     VERB(verify) \

@@ -18,7 +18,7 @@
 
 #include "plugins/scalar/scalar.h"
 
-enum { TOTAL_TIMEOUT_MS = 30000, POLL_MS = 20 };
+enum { TOTAL_TIMEOUT_MS = 600000, POLL_MS = 20 };
 
 /* What child and parent share; the child fills it as it goes, so that a death tells where it was.
  */
@@ -56,7 +56,7 @@ static void make_contact(const struct select_options *options, struct contact *c
     if (options->is_unchecked)
         return;
     const struct check_options quick = {.is_quick = 1, .path = options->path, .threads = 2};
-    p->error = check_plugin(&table, &quick, &c->report);
+    p->error = check_plugin(&table, options->check != NULL ? options->check : &quick, &c->report);
     p->cases = c->report.cases;
     if (p->error != ERR_NONE)
         snprintf(p->reason, sizeof p->reason, "%s", c->report.text);

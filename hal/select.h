@@ -30,6 +30,8 @@ struct select_options {
     const char *path;   /* code path asked for, NULL: best */
     const char *only;   /* one name, NULL: all */
     int is_unchecked;   /* 1: no check against scalar, only loading and probing in the child */
+    const struct check_options
+        *check; /* in place of the quick check of first contact; NULL: that */
     struct load_options load;
 };
 

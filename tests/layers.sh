@@ -14,7 +14,7 @@ allowed() {
     compress) echo 'protocol/ hal/ model/ compress/' ;;
     agent) echo 'protocol/ hal/ model/ compress/ agent/' ;;
     controller) echo 'protocol/ compress/ model/ hal/block.h controller/' ;;
-    cli) echo 'protocol/ hal/ model/ compress/ cli/' ;;
+    cli) echo 'protocol/ hal/ plugins/scalar/scalar.h model/ compress/ cli/' ;;
     esac
 }
 
