@@ -138,8 +138,8 @@ static float gate_of(uint32_t function, float x)
 {
     switch (function) {
     case HAL_SILU: return x / (1.0f + expf(-x));
-    case HAL_GELU_TANH:
-        return 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+    case HAL_GELU_TANH: /* (1 + tanh u) / 2 = 1 / (1 + e^-2u), which does not cancel */
+        return x / (1.0f + expf(-2.0f * 0.7978845608f * (x + 0.044715f * x * x * x)));
     case HAL_GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.7071067812f));
     default: return x > 0.0f || isnan(x) ? x : 0.0f;
     }
