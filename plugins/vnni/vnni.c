@@ -116,6 +116,14 @@ static void fill(struct hal_plugin *p)
     p->mat_get = vnni_mat_get;
     p->matmul = vnni_matmul;
     p->embed = vnni_embed;
+    p->rmsnorm = vnni_rmsnorm;
+    p->rope = vnni_rope;
+    p->store = vnni_store;
+    p->attend = vnni_attend;
+    p->glu = vnni_glu;
+    p->add = vnni_add;
+    p->scale = vnni_scale;
+    p->scatter = vnni_scatter;
 }
 
 HAL_EXPORT(fill)

@@ -72,6 +72,34 @@ static inline struct vnni_output vnni_output_panel(struct vnni_output out, uint3
                                 left < VNNI_ROWS ? left : VNNI_ROWS};
 }
 
+/* One attention: arguments of hal.h's attend, with strides in bytes (caches) or values. */
+struct vnni_attention {
+    const struct hal_attend *geometry;
+    const float *q;
+    float *y;
+    const uint8_t *k;
+    const uint8_t *v;
+    uint32_t k_type, v_type;
+    size_t k_row, v_row;   /* bytes of a slot */
+    size_t k_head, v_head; /* bytes from one head to the next */
+};
+
+/* Some queries that read one key/value head. Each of the rows first_row.. sees the first slots of what
+ * the last row sees. */
+struct vnni_queries {
+    uint32_t first_row, rows;
+    uint32_t first_head, heads; /* rows * heads <= VNNI_QUERIES */
+    uint32_t kv_head;
+};
+
+enum { VNNI_QUERIES = 64, VNNI_KEYS = 32 };
+
+/* F32 values of room that attend needs; one decoded key also passes through the scores. */
+static inline size_t vnni_attend_room(size_t key_dim, size_t value_dim)
+{
+    return VNNI_KEYS * (key_dim + value_dim + 32) + VNNI_QUERIES * (VNNI_KEYS + 2) + key_dim;
+}
+
 /* The kernels of one instruction set. */
 struct vnni_kernels {
     /* Round tokens first..last of x[n, cols] into `in`; whole blocks. */
@@ -87,6 +115,18 @@ struct vnni_kernels {
     /* Tokens first..last of F32 x times one resident panel of F32, F16 or BF16. */
     void (*dense)(uint32_t type, const uint8_t *panel, const float *x, uint32_t cols, uint32_t first,
                   uint32_t last, struct vnni_output out);
+
+    /* The operations of hal.h on plain arrays. */
+    void (*rmsnorm)(float *y, const float *x, const float *w, uint32_t rows, uint32_t cols,
+                    float eps);
+    void (*rope)(float *x, const float *cos_sin, const struct hal_rope_shape *shape, uint32_t rows,
+                 uint32_t cols);
+    void (*glu)(float *y, const float *gate, const float *up, size_t count, uint32_t function);
+    void (*add)(float *y, const float *x, size_t count);
+    void (*scale)(float *y, float factor, size_t count);
+    void (*scatter)(float *y, const float *x, float weight, size_t count); /* y += weight * x */
+    void (*store)(const float *x, uint32_t cols, void *row); /* a row of an F16 cache */
+    void (*attend)(const struct vnni_attention *a, const struct vnni_queries *queries, float *room);
 };
 
 extern const struct vnni_kernels vnni_avx2_kernels;
@@ -101,7 +141,7 @@ struct vnni_dev {
     struct hal_host host;
     uint8_t *input; /* room for rounded activations */
     size_t input_bytes;
-    uint8_t *unpacked; /* room for unpacked panels, unpacked_bytes for each thread */
+    uint8_t *unpacked; /* room for unpacked panels or decoded slots, unpacked_bytes for each thread */
     size_t unpacked_bytes;
 };
 
@@ -120,5 +160,22 @@ enum err vnni_embed(void *dev, const struct hal_mat *y, const struct hal_mat *ta
 /* vnni_matmul.c */
 enum err vnni_matmul(void *dev, const struct hal_mat *const *y, const struct hal_mat *x,
                      const struct hal_mat *const *w, uint32_t count);
+
+/* vnni_rows.c, vnni_attend.c */
+enum err vnni_rmsnorm(void *dev, const struct hal_mat *y, const struct hal_mat *x,
+                      const struct hal_mat *w, float eps);
+enum err vnni_rope(void *dev, const struct hal_mat *x, const struct hal_mat *cos_sin,
+                   const struct hal_rope_shape *shape);
+enum err vnni_glu(void *dev, const struct hal_mat *y, const struct hal_mat *gate,
+                  const struct hal_mat *up, uint32_t function);
+enum err vnni_add(void *dev, const struct hal_mat *y, const struct hal_mat *x);
+enum err vnni_scale(void *dev, const struct hal_mat *y, float factor);
+enum err vnni_scatter(void *dev, const struct hal_mat *y, const struct hal_mat *x,
+                      const uint32_t *row, const float *weight);
+enum err vnni_store(void *dev, const struct hal_mat *cache, const struct hal_mat *x,
+                    const uint32_t *slot);
+enum err vnni_attend(void *dev, const struct hal_mat *y, const struct hal_mat *q,
+                     const struct hal_mat *k, const struct hal_mat *v,
+                     const struct hal_attend *geometry);
 
 #endif

@@ -61,14 +61,9 @@ static enum err reserve_input(struct vnni_dev *d, size_t tokens, size_t cols)
     return grow(d, &d->input, &d->input_bytes, (blocks == 0 ? 1 : blocks) * block);
 }
 
-static enum err reserve_unpacked(struct vnni_dev *d, const struct hal_mat *w)
+/* At least `bytes` of room for each thread. */
+static enum err reserve_room(struct vnni_dev *d, size_t wanted)
 {
-    if (vnni_layout_of(w->type) == NULL)
-        return ERR_NONE;
-    const size_t panel = w->cols / 32 * vnni_group_bytes(vnni_shape_of(w->type));
-    size_t panels = UNPACKED_BYTES_MAX / (panel == 0 ? 1 : panel);
-    panels = panels < 1 ? 1 : panels > 8 ? 8 : panels;
-    const size_t wanted = round64(panels * panel);
     if (wanted <= d->unpacked_bytes)
         return ERR_NONE;
     const uint32_t threads = vnni_pool_threads(d->pool);
@@ -77,6 +72,16 @@ static enum err reserve_unpacked(struct vnni_dev *d, const struct hal_mat *w)
     if (e == ERR_NONE)
         d->unpacked_bytes = wanted;
     return e;
+}
+
+static enum err reserve_unpacked(struct vnni_dev *d, const struct hal_mat *w)
+{
+    if (vnni_layout_of(w->type) == NULL)
+        return ERR_NONE;
+    const size_t panel = w->cols / 32 * vnni_group_bytes(vnni_shape_of(w->type));
+    size_t panels = UNPACKED_BYTES_MAX / (panel == 0 ? 1 : panel);
+    panels = panels < 1 ? 1 : panels > 8 ? 8 : panels;
+    return reserve_room(d, round64(panels * panel));
 }
 
 enum err vnni_mat_new(void *dev, struct hal_mat *m)
@@ -94,12 +99,12 @@ enum err vnni_mat_new(void *dev, struct hal_mat *m)
         m->mem = d->host.alloc(bytes);
         return m->mem == NULL ? ERR_MEMORY : ERR_NONE;
     }
-    if (m->use == HAL_ACTIVATION) {
-        const enum err e = reserve_input(d, m->rows, m->cols);
-        if (e != ERR_NONE)
-            return e;
-    }
-    return scalar_mat_new(dev, m);
+    /* a cache's heads are not known yet: one head may be a whole row */
+    const enum err e =
+        m->use == HAL_ACTIVATION
+            ? reserve_input(d, m->rows, m->cols)
+            : reserve_room(d, round64(vnni_attend_room(m->cols, m->cols) * sizeof(float)));
+    return e != ERR_NONE ? e : scalar_mat_new(dev, m);
 }
 
 void vnni_mat_free(void *dev, struct hal_mat *m)

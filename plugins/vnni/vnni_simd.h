@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#define UNROLL _Pragma("GCC unroll 16")
 #define INLINE static inline __attribute__((always_inline))
 
 #if defined(__AVX512F__)
@@ -57,6 +58,36 @@ INLINE VF vf_add(VF a, VF b) { return _mm512_add_ps(a, b); }
 INLINE VF vf_mul(VF a, VF b) { return _mm512_mul_ps(a, b); }
 INLINE VF vf_fma(VF a, VF b, VF c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE VF vf_fnma(VF a, VF b, VF c) { return _mm512_fnmadd_ps(a, b, c); }
+INLINE VF vf_sub(VF a, VF b) { return _mm512_sub_ps(a, b); }
+INLINE VF vf_div(VF a, VF b) { return _mm512_div_ps(a, b); }
+/* b where either is NaN */
+INLINE VF vf_max(VF a, VF b) { return _mm512_max_ps(a, b); }
+INLINE VF vf_min(VF a, VF b) { return _mm512_min_ps(a, b); }
+INLINE float vf_sum(VF a) { return _mm512_reduce_add_ps(a); }
+/* The first n lanes of memory; the others are 0 and not written. */
+INLINE VF vf_load_part(const float *p, uint32_t n)
+{
+    return n >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+INLINE void vf_store_part(float *p, VF a, uint32_t n)
+{
+    _mm512_mask_storeu_ps(p, n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1), a);
+}
+/* a in the first n lanes, b in the others */
+INLINE VF vf_first(uint32_t n, VF a, VF b)
+{
+    return _mm512_mask_blend_ps(n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1), b, a);
+}
+INLINE VI vi_from_f(VF a) { return _mm512_cvtps_epi32(a); } /* nearest even */
+INLINE VF vf_power_of_two(VI n) /* 2^n, -126 <= n <= 127 */
+{
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+}
+INLINE VF vf_from_8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
 INLINE VF vf_from_32(VI a) { return _mm512_cvtepi32_ps(a); }
 INLINE VF vf_from_f16(const void *p)
 {
@@ -112,6 +143,43 @@ INLINE VF vf_add(VF a, VF b) { return _mm256_add_ps(a, b); }
 INLINE VF vf_mul(VF a, VF b) { return _mm256_mul_ps(a, b); }
 INLINE VF vf_fma(VF a, VF b, VF c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE VF vf_fnma(VF a, VF b, VF c) { return _mm256_fnmadd_ps(a, b, c); }
+INLINE VF vf_sub(VF a, VF b) { return _mm256_sub_ps(a, b); }
+INLINE VF vf_div(VF a, VF b) { return _mm256_div_ps(a, b); }
+INLINE VF vf_max(VF a, VF b) { return _mm256_max_ps(a, b); }
+INLINE VF vf_min(VF a, VF b) { return _mm256_min_ps(a, b); }
+INLINE float vf_sum(VF a)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+INLINE __m256i vi_first_lanes(uint32_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n > 8 ? 8 : (int)n),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE VF vf_load_part(const float *p, uint32_t n)
+{
+    return _mm256_maskload_ps(p, vi_first_lanes(n));
+}
+INLINE void vf_store_part(float *p, VF a, uint32_t n)
+{
+    _mm256_maskstore_ps(p, vi_first_lanes(n), a);
+}
+INLINE VF vf_first(uint32_t n, VF a, VF b)
+{
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(vi_first_lanes(n)));
+}
+INLINE VI vi_from_f(VF a) { return _mm256_cvtps_epi32(a); }
+INLINE VF vf_power_of_two(VI n)
+{
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+INLINE VF vf_from_8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
 INLINE VF vf_from_32(VI a) { return _mm256_cvtepi32_ps(a); }
 INLINE VF vf_from_f16(const void *p)
 {
@@ -124,6 +192,25 @@ INLINE VF vf_from_bf16(const void *p)
 }
 
 #endif
+
+/* e^x within 2 units of the last place between -87.3 and 88.3, clamped there; NaN stays NaN. Cody-Waite
+ * reduction to |r| <= ln 2 / 2 and the Taylor polynomial of degree 7. */
+INLINE VF vf_exp(VF x)
+{
+    x = vf_min(vf_set(88.3f), vf_max(vf_set(-87.3f), x));
+    const VI n = vi_from_f(vf_mul(x, vf_set(1.44269504f)));
+    const VF whole = vf_from_32(n);
+    const VF r = vf_fnma(whole, vf_set(-2.12194440e-4f), vf_fnma(whole, vf_set(0.693359375f), x));
+    VF p = vf_set(1.0f / 5040);
+    p = vf_fma(p, r, vf_set(1.0f / 720));
+    p = vf_fma(p, r, vf_set(1.0f / 120));
+    p = vf_fma(p, r, vf_set(1.0f / 24));
+    p = vf_fma(p, r, vf_set(1.0f / 6));
+    p = vf_fma(p, r, vf_set(0.5f));
+    p = vf_fma(p, r, vf_set(1.0f));
+    p = vf_fma(p, r, vf_set(1.0f));
+    return vf_mul(p, vf_power_of_two(n));
+}
 
 /* vi_dot: acc + in each lane the products of four codes and the four activations at p, exact. */
 #if defined(__AVX512VNNI__)

@@ -1,4 +1,4 @@
-/* vnni_tiles.h: the product of many tokens on the tile registers of AMX. Included by vnni_kernel.c.
+/* vnni_tiles.h: the product of many tokens on the tile registers of AMX. Included by vnni_matmul_kernel.c.
  *
  * One tile operation multiplies 16 tokens by 16 rows over the 32 columns that share a scale; the exact
  * integers go through a small buffer, from which they are scaled and added up in vector registers, 16

@@ -1,0 +1,137 @@
+/* vnni_rows_kernel.c: norms, rotations, gates and sums of plain arrays; compiled once per instruction
+ * set. What must be exact to the bit multiplies and adds as scalar does. */
+#include "plugins/vnni/vnni_kernel.h"
+#include "plugins/vnni/vnni_simd.h"
+
+#include "hal/half.h"
+
+void VNNI_KERNEL(rmsnorm)(float *y, const float *x, const float *w, uint32_t rows, uint32_t cols,
+                          float eps)
+{
+    for (uint32_t r = 0; r < rows; r++, x += cols, y += cols) {
+        VF squares[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
+        uint32_t i = 0;
+        for (; i + 4 * LANES <= cols; i += 4 * LANES) {
+            UNROLL for (uint32_t k = 0; k < 4; k++)
+            {
+                const VF v = vf_load(x + i + k * LANES);
+                squares[k] = vf_fma(v, v, squares[k]);
+            }
+        }
+        for (; i < cols; i += LANES) {
+            const VF v = vf_load_part(x + i, cols - i);
+            squares[0] = vf_fma(v, v, squares[0]);
+        }
+        const VF all = vf_add(vf_add(squares[0], squares[1]), vf_add(squares[2], squares[3]));
+        const float mean = vf_sum(all) / (float)cols;
+        const VF factor = vf_set(1.0f / __builtin_sqrtf(mean + eps));
+        for (i = 0; i < cols; i += LANES) {
+            const VF v = vf_mul(vf_load_part(x + i, cols - i), factor);
+            vf_store_part(y + i, vf_mul(v, vf_load_part(w + i, cols - i)), cols - i);
+        }
+    }
+}
+
+/* One head: pairs `apart` values from each other. */
+static void rotate_neox(float *a, const float *cosine, const float *sine, uint32_t half)
+{
+    float *b = a + half;
+    for (uint32_t p = 0; p < half; p += LANES) {
+        const uint32_t n = half - p;
+        const VF u = vf_load_part(a + p, n), v = vf_load_part(b + p, n);
+        const VF c = vf_load_part(cosine + p, n), s = vf_load_part(sine + p, n);
+        vf_store_part(a + p, vf_sub(vf_mul(u, c), vf_mul(v, s)), n);
+        vf_store_part(b + p, vf_add(vf_mul(u, s), vf_mul(v, c)), n);
+    }
+}
+
+static void rotate_norm(float *x, const float *cosine, const float *sine, uint32_t half)
+{
+    for (uint32_t p = 0; p < half; p++) {
+        const float u = x[2 * p], v = x[2 * p + 1];
+        x[2 * p] = u * cosine[p] - v * sine[p];
+        x[2 * p + 1] = u * sine[p] + v * cosine[p];
+    }
+}
+
+void VNNI_KERNEL(rope)(float *x, const float *cos_sin, const struct hal_rope_shape *shape,
+                       uint32_t rows, uint32_t cols)
+{
+    const uint32_t half = shape->dims / 2;
+    for (uint32_t r = 0; r < rows; r++, x += cols, cos_sin += shape->dims) {
+        for (uint32_t head = 0; head < cols; head += shape->head_dim) {
+            float *at = x + head + shape->offset;
+            if (shape->kind == HAL_ROPE_NEOX)
+                rotate_neox(at, cos_sin, cos_sin + half, half);
+            else
+                rotate_norm(at, cos_sin, cos_sin + half, half);
+        }
+    }
+}
+
+/* x / (1 + e^-u): SiLU with u = x; GELU's tanh form is the same with twice its inner polynomial. */
+INLINE VF gate_of(VF x, uint32_t function)
+{
+    VF u = x;
+    if (function == HAL_RELU)
+        return vf_max(vf_zero(), x);
+    if (function == HAL_GELU_TANH) {
+        const VF cube = vf_mul(vf_mul(x, x), x);
+        u = vf_mul(vf_set(2.0f * 0.7978845608f), vf_fma(vf_set(0.044715f), cube, x));
+    }
+    return vf_div(x, vf_add(vf_set(1.0f), vf_exp(vf_sub(vf_zero(), u))));
+}
+
+INLINE void gate_all(float *y, const float *gate, const float *up, size_t count, uint32_t function)
+{
+    for (size_t i = 0; i < count; i += LANES) {
+        const uint32_t n = count - i < LANES ? (uint32_t)(count - i) : LANES;
+        VF g = gate_of(vf_load_part(gate + i, n), function);
+        if (up != NULL)
+            g = vf_mul(g, vf_load_part(up + i, n));
+        vf_store_part(y + i, g, n);
+    }
+}
+
+void VNNI_KERNEL(glu)(float *y, const float *gate, const float *up, size_t count, uint32_t function)
+{
+    if (function == HAL_SILU)
+        gate_all(y, gate, up, count, HAL_SILU);
+    else if (function == HAL_GELU_TANH)
+        gate_all(y, gate, up, count, HAL_GELU_TANH);
+    else
+        gate_all(y, gate, up, count, HAL_RELU);
+}
+
+void VNNI_KERNEL(add)(float *y, const float *x, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        y[i] += x[i];
+}
+
+void VNNI_KERNEL(scale)(float *y, float factor, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        y[i] *= factor;
+}
+
+void VNNI_KERNEL(scatter)(float *y, const float *x, float weight, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        y[i] += weight * x[i];
+}
+
+void VNNI_KERNEL(store)(const float *x, uint32_t cols, void *row)
+{
+    uint8_t *out = row;
+
+    uint32_t i = 0;
+    for (; i + 8 <= cols; i += 8) {
+        const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT);
+        _mm_storeu_si128((__m128i *)(void *)(out + 2 * (size_t)i), half);
+    }
+    for (; i < cols; i++) {
+        const uint16_t half = half_f32_to_f16(x[i]);
+        memcpy(out + 2 * (size_t)i, &half, sizeof half);
+    }
+}
