@@ -42,7 +42,7 @@ static const struct cli_option options[] = {
 struct timings {
     struct table table;
     json_t *list;
-    double read_gbs;
+    struct device_speed speed; /* the ceilings, measured in the same run; 0 when not */
 };
 
 static void add_timing(void *context, const struct check_timing *t)
@@ -54,8 +54,11 @@ static void add_timing(void *context, const struct check_timing *t)
     if (t->gops > 0)
         snprintf(gops, sizeof gops, "%.1f", t->gops);
     snprintf(gbs, sizeof gbs, "%.2f", t->gbs);
-    if (all->read_gbs > 0)
-        snprintf(part, sizeof part, "%.0f %%", 100 * t->gbs / all->read_gbs);
+    if (!strcmp(t->op, "matmul") && all->speed.read_gbs > 0) {
+        double bytes = t->gbs / all->speed.read_gbs, ops = t->gops / all->speed.int8_gops;
+        snprintf(part, sizeof part, "%.0f %% %s", 100 * (bytes > ops ? bytes : ops),
+                 bytes > ops ? "read" : "int8");
+    }
     table_row(&all->table, (const char *[]){t->op, t->shape, ns, ratio, gops, gbs, part});
     json_array_append_new(all->list, json_pack("{s:s, s:s, s:f, s:f, s:f, s:f}", "op", t->op,
                                                "shape", t->shape, "ns", t->ns, "reference_ns",
@@ -81,18 +84,18 @@ static int run_bench(struct cli_call *call, const struct hal_plugin *plugin,
                      const struct check_options *check, json_t *answer)
 {
     struct timings all = {.list = json_array()};
-    struct device_speed speed = {0};
     uint32_t threads = check->threads ? check->threads : 2;
-    if (!device_measure(threads, 300, &speed)) {
-        all.read_gbs = speed.read_gbs;
-        json_object_set_new(answer, "read_gbs", json_real(speed.read_gbs));
-    }
-    table_open(&all.table, "operation|shape|>us|>x scalar|>GOPS|>GB/s|>of reading");
+    if (!device_measure(threads, 400, &all.speed))
+        json_object_set_new(answer, "ceilings",
+                            json_pack("{s:f, s:f, s:i}", "read_gbs", all.speed.read_gbs,
+                                      "int8_gops", all.speed.int8_gops, "threads", (int)threads));
+    table_open(&all.table, "operation|shape|>us|>x scalar|>GOPS|>GB/s|>of ceiling");
     enum err e = check_bench(plugin, check, add_timing, &all);
     table_close(&all.table, call);
     json_object_set_new(answer, "timings", all.list);
     if (!e)
-        cli_print(call, "memory reads %.1f GB/s with %u threads\n", speed.read_gbs, threads);
+        cli_print(call, "ceilings, %u threads: int8 %.0f GOPS, 64 MiB read at %.1f GB/s\n", threads,
+                  all.speed.int8_gops, all.speed.read_gbs);
     return e ? cli_fail(call, cli_status_of(e), plugin->name, NULL, "%s", cli_sentence(e))
              : CLI_DONE;
 }

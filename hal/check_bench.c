@@ -9,7 +9,7 @@
 #include "hal/check_host.h"
 #include "plugins/scalar/scalar.h"
 
-enum { SAMPLES = 11, SAMPLE_NS = 1000000, BENCH_OUT = 2048 };
+enum { SAMPLES = 11, SAMPLE_NS = 1000000, BENCH_OUT = 4096 };
 
 struct side {
     const struct hal_plugin *ops;
@@ -103,7 +103,7 @@ static enum err bench_matmul(const struct bench *b, uint32_t type, uint32_t n)
 {
     struct check_run *c = b->c;
     struct check_pair x, w, y;
-    const uint32_t in = 2048, out = BENCH_OUT;
+    const uint32_t in = 4096, out = BENCH_OUT;
     char shape[64];
     memset(&w, 0, sizeof w);
     memset(&y, 0, sizeof y);

@@ -75,9 +75,10 @@ uint32_t device_threads(void);
 size_t device_features(uint32_t features, char *text, size_t bytes);
 
 struct device_speed {
-    double read_gbs;  /* streaming read of memory, best of the samples, threads together */
-    double int8_gops; /* 10^9 8-bit multiply and add operations per second, compiled without ISA
-                       * flags; a plugin's own rate is check_bench's */
+    double read_gbs; /* streaming read of memory, best of the samples, threads together */
+    double
+        int8_gops; /* 10^9 8-bit multiply and add operations per second in registers, with the best
+                    * vector instruction of this CPU (AMX tiles not counted), threads together */
 };
 
 /* Measure for about limit_ms with threads threads. Allocates 64 MiB (less when memory is short).
