@@ -425,7 +425,7 @@ enum err api_open(struct controller *c, struct api_server **out, char *why, uint
     enum err e = load_tokens(s, why, why_bytes);
     if (!e) {
         uint16_t port = (uint16_t)c->settings.http_port;
-        uint16_t last = port ? 0 : http_last_port(c->settings.state, "http.port");
+        uint16_t last = port ? 0 : controller_last_port(c, "http");
         e = ERR_IO;
         if (last)
             e = http_listen(c->settings.http_address, last, HTTP_PER_CONNECTION, 0, TIMEOUT_S,
@@ -438,7 +438,9 @@ enum err api_open(struct controller *c, struct api_server **out, char *why, uint
                      c->settings.http_port);
     }
     if (!e) {
-        e = http_write_port(c->settings.state, "http.port", s->port);
+        e = controller_keep_port(c, "http", s->port);
+        if (!e)
+            e = http_write_port(c->settings.state, "http.port", s->port);
         if (e)
             snprintf(why, why_bytes, "%s/http.port: cannot be written", c->settings.state);
     }

@@ -166,7 +166,7 @@ enum err artifact_open(struct controller *c, struct artifact_server **out)
         return ERR_MEMORY;
     s->c = c;
     uint16_t port = (uint16_t)c->settings.artifact_port;
-    uint16_t last = port ? 0 : http_last_port(c->settings.state, "artifact.port");
+    uint16_t last = port ? 0 : controller_last_port(c, "artifact");
     enum err e = ERR_IO;
     if (last)
         e = http_listen(c->settings.artifact_address, last, HTTP_POOL, THREADS, TIMEOUT_S, on_request,
@@ -174,6 +174,8 @@ enum err artifact_open(struct controller *c, struct artifact_server **out)
     if (e)
         e = http_listen(c->settings.artifact_address, port, HTTP_POOL, THREADS, TIMEOUT_S, on_request,
                         NULL, s, &s->daemon, &s->port);
+    if (!e)
+        e = controller_keep_port(c, "artifact", s->port);
     if (!e)
         e = http_write_port(c->settings.state, "artifact.port", s->port);
     if (e) {

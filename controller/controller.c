@@ -84,6 +84,41 @@ void controller_wake(struct controller *c)
     (void)n; /* full means that a wake is pending already */
 }
 
+uint16_t controller_last_port(struct controller *c, const char *name)
+{
+    struct registry_txn *t = NULL;
+    json_t *doc = NULL;
+    if (registry_begin(c->registry, false, &t))
+        return 0;
+    enum err e = registry_get_doc(t, REGISTRY_META, "ports", &doc);
+    registry_abort(t);
+    int64_t port = e ? 0 : doc_int(doc, name);
+    json_decref(doc);
+    return port > 0 && port <= UINT16_MAX ? (uint16_t)port : 0;
+}
+
+enum err controller_keep_port(struct controller *c, const char *name, uint16_t port)
+{
+    struct registry_txn *t = NULL;
+    json_t *doc = NULL;
+    enum err e = registry_begin(c->registry, true, &t);
+    if (e)
+        return e;
+    e = registry_get_doc(t, REGISTRY_META, "ports", &doc);
+    if (e == ERR_NOT_FOUND) {
+        doc = json_object();
+        e = doc ? ERR_NONE : ERR_MEMORY;
+    }
+    doc_set_int(doc, name, port);
+    if (!e)
+        e = registry_put_doc(t, REGISTRY_META, "ports", doc);
+    json_decref(doc);
+    if (!e)
+        return registry_commit(t);
+    registry_abort(t);
+    return e;
+}
+
 /* Requests that were recorded and not sent, or whose time has passed. */
 static enum err bench_tick(struct controller *c, struct registry_txn *t, int64_t now_ms,
                            struct posts *posts)

@@ -52,6 +52,11 @@ void controller_wake(struct controller *c);
  * The loop's thread only. */
 void controller_tick(struct controller *c, int64_t now_ms);
 
+/* The port that an earlier run chose under this name, 0 when none: what was told to devices should hold
+ * after a restart. keep: remember it. */
+uint16_t controller_last_port(struct controller *c, const char *name);
+NODISCARD enum err controller_keep_port(struct controller *c, const char *name, uint16_t port);
+
 int64_t controller_now_ms(void); /* Unix */
 
 #endif

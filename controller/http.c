@@ -59,20 +59,6 @@ enum err http_listen(const char *address, uint16_t port, enum http_threads threa
     return ERR_NONE;
 }
 
-uint16_t http_last_port(const char *folder, const char *name)
-{
-    char path[1024];
-    unsigned port = 0;
-    int n = snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *f = n > 0 && (size_t)n < sizeof path ? fopen(path, "re") : NULL;
-    if (!f)
-        return 0;
-    if (fscanf(f, "%5u", &port) != 1 || port > 65535)
-        port = 0;
-    fclose(f);
-    return (uint16_t)port;
-}
-
 enum err http_write_port(const char *folder, const char *name, uint16_t port)
 {
     char path[1024], part[1040];

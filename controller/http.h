@@ -18,10 +18,6 @@ NODISCARD enum err http_listen(const char *address, uint16_t port, enum http_thr
                                MHD_RequestCompletedCallback completed, void *context,
                                struct MHD_Daemon **out, uint16_t *chosen);
 
-/* The port that FOLDER/NAME remembers from an earlier run, 0 when there is none: what was told to
- * devices should hold after a restart. */
-uint16_t http_last_port(const char *folder, const char *name);
-
 /* Write "PORT\n" to FOLDER/NAME by a temporary file and rename. Errors: ERR_IO, ERR_ARGUMENT. */
 NODISCARD enum err http_write_port(const char *folder, const char *name, uint16_t port);
 
