@@ -8,8 +8,12 @@
 /* clang-format off */
 #define VERBS(VERB) \
     VERB(import) \
+    VERB(inspect) \
     VERB(calibrate) \
     VERB(quantize) \
+    VERB(eval) \
+    VERB(run) \
+    VERB(bench) \
     VERB(plugins) \
     VERB(check) \
     VERB(keygen) \

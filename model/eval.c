@@ -77,6 +77,14 @@ static double divergence(const float *reference, double reference_total, const f
     return sum;
 }
 
+/* What the token adds to a text; control tokens add nothing. */
+static size_t text_bytes(const struct tokenizer *t, uint32_t token)
+{
+    char piece[1024];
+    size_t bytes = 0;
+    return tokenizer_piece(t, token, false, piece, sizeof piece, &bytes) ? sizeof piece : bytes;
+}
+
 static void score(struct eval *v, const float *logits, const float *reference, uint32_t token)
 {
     struct sums *s = &v->sums;
@@ -85,7 +93,7 @@ static void score(struct eval *v, const float *logits, const float *reference, u
     const double nll = total - (double)logits[token];
     s->nll += nll;
     s->nll2 += nll * nll;
-    s->bytes += tokenizer_spelling(v->t, token).bytes;
+    s->bytes += text_bytes(v->t, token);
     if (reference) {
         const double reference_total = log_total(reference, v->vocabulary, &reference_top);
         const double base = reference_total - (double)reference[token];

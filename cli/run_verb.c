@@ -1,0 +1,194 @@
+/* run_verb.c: tare run: a prompt in, text out as it comes. */
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/open_model.h"
+#include "model/sample.h"
+
+enum { PIECE_BYTES = 4096 };
+
+struct run_settings {
+    const char *prompt;
+    int64_t tokens, context, seed, top_k;
+    double temperature, top_p;
+    int cache;
+    bool special;
+};
+
+static const struct cli_option options[] = {
+    {.letter = 'p', .name = "prompt", .kind = CLI_TEXT, .value = "TEXT", .is_required = true,
+     .offset = offsetof(struct run_settings, prompt), .help = "what to continue"},
+    {.letter = 'n', .name = "tokens", .kind = CLI_INT, .value = "N", .preset = "128", .minimum = 0,
+     .maximum = 1 << 20, .offset = offsetof(struct run_settings, tokens), .help = "tokens to add at most"},
+    {.name = "temp", .kind = CLI_REAL, .value = "T", .preset = "0.8", .minimum = 0, .maximum = 100,
+     .offset = offsetof(struct run_settings, temperature), .help = "temperature; 0 always takes the likeliest"},
+    {.name = "top-k", .kind = CLI_INT, .value = "N", .preset = "40", .minimum = 0, .maximum = 1 << 24,
+     .offset = offsetof(struct run_settings, top_k), .help = "choose among the N likeliest; 0: all"},
+    {.name = "top-p", .kind = CLI_REAL, .value = "P", .preset = "0.95", .minimum = 0, .maximum = 1,
+     .offset = offsetof(struct run_settings, top_p), .help = "choose among those that make up this share"},
+    {.name = "seed", .kind = CLI_INT, .value = "N", .preset = "0", .minimum = 0, .maximum = 9e15,
+     .offset = offsetof(struct run_settings, seed), .help = "the same seed gives the same text"},
+    {.name = "context", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 1 << 22,
+     .offset = offsetof(struct run_settings, context), .help = "positions at most; default: as trained, up to 4096"},
+    {.name = "cache", .kind = CLI_CHOICE, .choices = OPEN_MODEL_CACHES, .preset = "f16",
+     .offset = offsetof(struct run_settings, cache), .help = "type of keys and values"},
+    {.name = "special", .kind = CLI_FLAG, .offset = offsetof(struct run_settings, special),
+     .help = "show control tokens"},
+    {.name = NULL}};
+
+struct generation {
+    char *text;
+    size_t bytes, room;
+    uint32_t *tokens;
+    size_t prompt_tokens, generated;
+    double prompt_s, decode_s;
+    const char *end; /* why it ended */
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static enum err put(struct cli_call *call, struct generation *g, const char *piece, size_t bytes)
+{
+    if (g->bytes + bytes + 1 > g->room) {
+        const size_t room = (g->bytes + bytes + 1) * 2;
+        char *text = realloc(g->text, room);
+        if (!text)
+            return ERR_MEMORY;
+        g->text = text;
+        g->room = room;
+    }
+    memcpy(g->text + g->bytes, piece, bytes);
+    g->bytes += bytes;
+    g->text[g->bytes] = 0;
+    cli_print(call, "%.*s", (int)bytes, piece);
+    if (!call->common.json)
+        fflush(stdout);
+    return ERR_NONE;
+}
+
+static enum err decode(struct cli_call *call, struct open_model *m, struct sampler *sampler,
+                       struct generation *g)
+{
+    const struct run_settings *s = call->settings;
+    const float *logits = NULL;
+    struct tokenizer_stream stream;
+    struct sample_choice choice = {0, 0};
+    static char piece[PIECE_BYTES];
+    size_t bytes = 0;
+    enum err e = ERR_NONE;
+    g->end = "length";
+    tokenizer_stream_start(&stream, true, s->special);
+    for (int64_t i = 0; i < s->tokens && !e; i++) {
+        e = model_logits(m->model, 0, 1, &logits);
+        if (!e)
+            e = sample_next(sampler, logits, &choice);
+        if (!e && tokenizer_is_end(m->tokenizer, choice.token)) {
+            g->end = "stop";
+            break;
+        }
+        if (!e)
+            e = tokenizer_stream_put(m->tokenizer, &stream, choice.token, piece, sizeof piece, &bytes);
+        if (!e)
+            e = put(call, g, piece, bytes);
+        g->generated += e == ERR_NONE;
+        const struct model_run run = {0, 1, 1, &choice.token};
+        if (!e && i + 1 < s->tokens && (e = model_step(m->model, &run, 1)) == ERR_FULL) {
+            g->end = "context";
+            e = ERR_NONE;
+            break;
+        }
+    }
+    bytes = tokenizer_stream_end(&stream, piece);
+    return e ? e : put(call, g, piece, bytes);
+}
+
+static int generate(struct cli_call *call, struct open_model *m, struct generation *g)
+{
+    const struct run_settings *s = call->settings;
+    const size_t prompt_bytes = strlen(s->prompt), room = 3 * prompt_bytes + 8;
+    struct sampler *sampler = NULL;
+    g->tokens = malloc(room * sizeof *g->tokens);
+    enum err e = g->tokens ? ERR_NONE : ERR_MEMORY;
+    if (!e)
+        e = tokenizer_encode(m->tokenizer, s->prompt, prompt_bytes, true, true, g->tokens, room, &g->prompt_tokens);
+    if (!e && g->prompt_tokens == 0)
+        return cli_fail(call, CLI_INPUT, NULL, "--prompt", "expected at least one token");
+    if (!e && g->prompt_tokens > model_info(m->model)->context)
+        return cli_fail(call, CLI_INPUT, NULL, "--prompt", "%zu tokens do not fit into a context of %u",
+                        g->prompt_tokens, model_info(m->model)->context);
+    const struct sample_options choose = {.temperature = (float)s->temperature,
+                                          .top_p = (float)s->top_p,
+                                          .top_k = (uint32_t)s->top_k,
+                                          .seed = (uint64_t)s->seed};
+    if (!e)
+        e = sample_open(&choose, model_info(m->model)->vocabulary, &sampler);
+    const double start = now();
+    if (!e)
+        e = model_prefill(m->model, 0, g->tokens, (uint32_t)g->prompt_tokens);
+    g->prompt_s = now() - start;
+    if (!e)
+        e = put(call, g, s->prompt, prompt_bytes);
+    const double began = now();
+    if (!e)
+        e = decode(call, m, sampler, g);
+    g->decode_s = now() - began;
+    sample_close(sampler);
+    return e ? cli_fail(call, (enum cli_status)cli_status_of(e), call->operand[0], NULL, "%s", cli_sentence(e))
+             : CLI_DONE;
+}
+
+static int run(struct cli_call *call)
+{
+    const struct run_settings *s = call->settings;
+    const struct model_options o = {.context = (uint32_t)s->context,
+                                    .cache_k = open_model_cache(s->cache),
+                                    .cache_v = open_model_cache(s->cache)};
+    struct open_model m = {NULL, NULL, NULL};
+    struct generation g = {0};
+    struct engine *e = NULL;
+    int status = cli_engine_open(call, &e);
+    if (status == CLI_DONE)
+        status = open_model(call, e, call->operand[0], true, &o, &m);
+    if (status == CLI_DONE)
+        status = generate(call, &m, &g);
+    if (status == CLI_DONE) {
+        const double prefill = g.prompt_s > 0 ? (double)g.prompt_tokens / g.prompt_s : 0;
+        const double speed = g.decode_s > 0 ? (double)g.generated / g.decode_s : 0;
+        const size_t prompt_bytes = strlen(s->prompt);
+        cli_print(call, "\n");
+        cli_note(call, "%zu tokens in at %.1f tok/s, %zu out at %.1f tok/s\n", g.prompt_tokens, prefill,
+                 g.generated, speed);
+        cli_answer(call, json_pack("{s:s, s:s, s:s%, s:s, s:I, s:I, s:f, s:f}", "model", call->operand[0],
+                                   "prompt", s->prompt, "text", g.text + prompt_bytes, g.bytes - prompt_bytes,
+                                   "finish_reason", g.end, "prompt_tokens", (json_int_t)g.prompt_tokens,
+                                   "completion_tokens", (json_int_t)g.generated, "prompt_tokens_per_second",
+                                   prefill, "tokens_per_second", speed));
+    }
+    free(g.text);
+    free(g.tokens);
+    open_model_close(&m);
+    engine_close(e);
+    return status;
+}
+
+const struct cli_verb cli_run = {
+    .name = "run",
+    .operands = "FILE.gguf",
+    .operands_min = 1,
+    .operands_max = 1,
+    .summary = "continue a prompt",
+    .options = options,
+    .shared = CLI_ENGINE | CLI_OUTPUT,
+    .settings_bytes = sizeof(struct run_settings),
+    .run = run,
+    .examples = (const struct cli_example[]){
+        {"tare run small.gguf -p 'Once upon a time' -n 64", "64 tokens at temperature 0.8"},
+        {"tare run small.gguf -p 'Once upon a time' --temp 0", "always the likeliest token"},
+        {NULL, NULL}}};
