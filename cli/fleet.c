@@ -47,6 +47,13 @@ char *fleet_number(const json_t *doc, const char *key, int digits, char out[32])
     return out;
 }
 
+int fleet_stage(const json_t *rollout)
+{
+    int stages = (int)json_array_size(json_object_get(rollout, "stages"));
+    int stage = (int)json_integer_value(json_object_get(rollout, "stage")) + 1;
+    return stages > 0 && stage > stages ? stages : stage;
+}
+
 /* "14:03:05", or with the date when it was not today; "" for 0. */
 static char *moment(const json_t *doc, const char *key, char out[32])
 {
@@ -164,8 +171,7 @@ static int models(struct cli_call *call)
 static void rollout_row(struct table *t, const json_t *r)
 {
     char stage[48], when[32];
-    snprintf(stage, sizeof stage, "%lld of %zu",
-             (long long)json_integer_value(json_object_get(r, "stage")) + 1,
+    snprintf(stage, sizeof stage, "%d of %zu", fleet_stage(r),
              json_array_size(json_object_get(r, "stages")));
     table_row(t, (const char *[]){fleet_text(r, "id"), fleet_text(r, "name"),
                                   fleet_text(r, "state"), stage, fleet_text(r, "trigger"),
@@ -217,19 +223,21 @@ static int decisions(struct cli_call *call)
     return list(call, path, "decisions", "time|kind|subject|seen|rule|sent|changed", decision_row);
 }
 
-static void cohort_row(struct table *t, const json_t *c)
+static void drift_row(struct table *t, const json_t *d)
 {
-    char variant[16], drift[32], rows[32], kld[32];
-    table_row(t,
-              (const char *[]){fleet_text(c, "name"), fleet_short(c, "variant", variant), fleet_text(c, "rollout"),
-                               fleet_number(c, "drift", 4, drift), fleet_number(c, "rows", 0, rows),
-                               fleet_number(c, "shadow_kld", 4, kld), fleet_text(c, "state")});
+    char device[16], variant[16], score[32], worst[32], rows[32], kld[32];
+    table_row(
+        t, (const char *[]){fleet_short(d, "device", device), fleet_short(d, "variant", variant),
+                            fleet_text(d, "rollout"), fleet_number(d, "score", 4, score),
+                            fleet_number(d, "worst", 4, worst), fleet_text(d, "worst_name"),
+                            fleet_number(d, "rows", 0, rows), fleet_number(d, "shadow_kld", 4, kld),
+                            json_is_true(json_object_get(d, "armed")) ? "watching" : "has fired"});
 }
 
 static int calibration(struct cli_call *call)
 {
     return list(call, "/api/1/calibration", "cohorts",
-                "device|variant|rollout|>drift|>rows|>shadow KLD|state", cohort_row);
+                "device|variant|rollout|>drift|>worst|of|>rows|>shadow KLD|rule", drift_row);
 }
 
 /* --- one document ------------------------------------------------------------------------- */
@@ -460,7 +468,7 @@ static const struct cli_verb fleet_decisions = {
         EXAMPLES{{"tare fleet decisions --json", "all of it, with full texts"}, {NULL, NULL}}};
 static const struct cli_verb fleet_calibration = {
     .name = "calibration",
-    .summary = "per variant: statistics received, drift, the rule's state",
+    .summary = "per device: how far live traffic is from the variant's profile",
     .options = plain_options,
     .shared = CLI_OUTPUT,
     .settings_bytes = sizeof(struct list_settings),

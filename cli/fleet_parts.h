@@ -16,4 +16,7 @@ char *fleet_short(const struct json_t *doc, const char *key, char out[16]);
 /* A number with so many digits, "" when absent. Returns out. */
 char *fleet_number(const struct json_t *doc, const char *key, int digits, char out[32]);
 
+/* The stage a rollout is in, from 1; the last one when it is over. */
+int fleet_stage(const struct json_t *rollout);
+
 #endif

@@ -97,18 +97,17 @@ static void note_changes(const struct cli_call *call, struct seen *seen, const j
     {
         const char *state = fleet_text(job, "state"), *code = fleet_text(job, "code");
         snprintf(now, sizeof now, "%.20s %.20s", state[0] ? state : fleet_text(job, "phase"),
-                 strcmp(code, "OK") != 0 ? code : "");
+                 strcmp(code, "ok") != 0 ? code : "");
         if (i >= seen->devices || !strcmp(now, seen->state[i]))
             continue;
         snprintf(seen->state[i], SEEN_BYTES, "%s", now);
-        cli_note(call, "%s  %-12.32s %s %s\n", clock, device_name(job), now,
+        cli_note(call, "%s  %-12.32s %s%s\n", clock, device_name(job), now,
                  fleet_text(job, "reason"));
     }
-    snprintf(now, sizeof now, "%.20s, stage %d", fleet_text(r, "state"),
-             (int)json_integer_value(json_object_get(r, "stage")) + 1);
+    snprintf(now, sizeof now, "%.20s, stage %d", fleet_text(r, "state"), fleet_stage(r));
     if (strcmp(now, seen->rollout) != 0)
-        cli_note(call, "%s  rollout %s: %s %s\n", clock, fleet_text(r, "id"), now,
-                 fleet_text(r, "reason"));
+        cli_note(call, "%s  rollout %s: %s%s%s\n", clock, fleet_text(r, "id"), now,
+                 fleet_text(r, "reason")[0] ? ": " : "", fleet_text(r, "reason"));
     snprintf(seen->rollout, sizeof seen->rollout, "%s", now);
 }
 
