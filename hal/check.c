@@ -71,6 +71,11 @@ static int has_decode(const struct hal_plugin *p)
     return p->decode != NULL;
 }
 
+static int has_copy(const struct hal_plugin *p)
+{
+    return p->copy != NULL;
+}
+
 const struct check_op check_ops[] = {{"matmul", 2e-5, has_matmul, check_matmul},
                                      {"embed", 0, has_embed, check_embed},
                                      {"rmsnorm", 2e-6, has_rmsnorm, check_rmsnorm},
@@ -84,6 +89,7 @@ const struct check_op check_ops[] = {{"matmul", 2e-5, has_matmul, check_matmul},
                                      {"scatter", 2e-6, has_scatter, check_scatter},
                                      {"encode", 0, has_encode, check_encode},
                                      {"decode", 0, has_decode, check_decode},
+                                     {"copy", 0, has_copy, check_copy},
                                      {NULL, 0, NULL, NULL}};
 
 const struct check_op *check_op_find(const char *name)

@@ -322,3 +322,32 @@ enum err check_scatter(struct check_run *c)
 {
     return each_shape(c, scatter_shape);
 }
+
+/* From the middle of x to the middle of y: what is beside it must stay. */
+static enum err copy_shape(struct check_run *c, uint32_t rows, uint32_t cols)
+{
+    struct check_pair y, x;
+    const uint32_t y_cols = cols + 21, x_cols = cols + 8;
+    memset(&x, 0, sizeof x);
+    enum err e = check_pair_activation(c, rows, y_cols, &y);
+    if (e == ERR_NONE)
+        e = check_pair_activation(c, rows, x_cols, &x);
+    if (e == ERR_NONE) {
+        const enum err mine = c->plugin->copy(c->dev, &y.mine, 5, &x.mine, 3, cols);
+        e = check_same_error(c, mine, scalar_copy(c->reference, &y.theirs, 5, &x.theirs, 3, cols));
+    }
+    if (e == ERR_NONE) {
+        const enum err mine = c->plugin->copy(c->dev, &y.mine, 21, &x.mine, 0, cols);
+        e = check_same_error(c, mine, scalar_copy(c->reference, &y.theirs, 21, &x.theirs, 0, cols));
+    }
+    if (e == ERR_NONE)
+        e = check_pair_compare(c, &y);
+    check_pair_free(c, &x);
+    check_pair_free(c, &y);
+    return e;
+}
+
+enum err check_copy(struct check_run *c)
+{
+    return each_shape(c, copy_shape);
+}

@@ -18,7 +18,8 @@ uint32_t fallback_missing(const struct hal_plugin *p)
     const int lacks[FALLBACK_OPS] = {p->embed == NULL,   p->rmsnorm == NULL, p->layernorm == NULL,
                                      p->rope == NULL,    p->store == NULL,   p->attend == NULL,
                                      p->glu == NULL,     p->add == NULL,     p->scale == NULL,
-                                     p->scatter == NULL, p->encode == NULL,  p->decode == NULL};
+                                     p->scatter == NULL, p->encode == NULL,  p->decode == NULL,
+                                     p->copy == NULL};
     uint32_t bits = 0;
     for (int i = 0; i < FALLBACK_OPS; i++)
         bits |= (uint32_t)(lacks[i] != 0) << i;
@@ -367,6 +368,26 @@ static enum err decode(void *dev, uint32_t type, const void *in, size_t in_bytes
     return scalar_decode(&f->scalar, type, in, in_bytes, rows, cols, x);
 }
 
+static enum err copy(void *dev, const struct hal_mat *y, uint32_t y_col, const struct hal_mat *x,
+                     uint32_t x_col, uint32_t cols)
+{
+    struct fallback *f = dev;
+    if (f->plugin.copy != NULL)
+        return f->plugin.copy(f->dev, y, y_col, x, x_col, cols);
+    struct hal_mat out, in;
+    memset(&in, 0, sizeof in);
+    enum err e = pull(f, y, y->rows, &out);
+    if (e == ERR_NONE)
+        e = pull(f, x, x->rows, &in);
+    if (e == ERR_NONE)
+        e = scalar_copy(&f->scalar, &out, y_col, &in, x_col, cols);
+    if (e == ERR_NONE)
+        e = push(f, &out, y);
+    drop(f, &in);
+    drop(f, &out);
+    return e;
+}
+
 enum err fallback_open(const struct hal_plugin *plugin, void *plugin_dev,
                        const struct hal_host *host, struct hal_plugin *ops, void **dev)
 {
@@ -404,7 +425,8 @@ enum err fallback_open(const struct hal_plugin *plugin, void *plugin_dev,
                                scale,
                                scatter,
                                encode,
-                               decode};
+                               decode,
+                               copy};
     *dev = f;
     return ERR_NONE;
 }

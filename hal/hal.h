@@ -180,7 +180,8 @@ struct hal_plugin {
     /* y[n, d] = x / sqrt(mean_d(x^2) + eps) * w[1, d]; y may be x        arXiv:1910.07467 */
     enum err (*rmsnorm)(void *dev, const struct hal_mat *y, const struct hal_mat *x,
                         const struct hal_mat *w, float eps);
-    /* y[n, d] = (x - mean) / sqrt(var + eps) * w[1, d] + b[1, d]; b NULL: 0   arXiv:1607.06450 */
+    /* y[n, d] = (x - mean) / sqrt(var + eps) * w[1, d] + b[1, d]; b NULL: 0;
+     * y may be x                                                         arXiv:1607.06450 */
     enum err (*layernorm)(void *dev, const struct hal_mat *y, const struct hal_mat *x,
                           const struct hal_mat *w, const struct hal_mat *b, float eps);
     /* rotate in place pair p of each head of x[n, heads * head_dim] by the angle whose cosine and
@@ -216,6 +217,10 @@ struct hal_plugin {
     /* The inverse: rows of `type` to F32, exact. */
     enum err (*decode)(void *dev, uint32_t type, const void *in, size_t in_bytes, uint32_t rows,
                        uint32_t cols, float *x);
+
+    /* y[r, y_col + i] = x[r, x_col + i] for i < cols and every row; the rest of y stays */
+    enum err (*copy)(void *dev, const struct hal_mat *y, uint32_t y_col, const struct hal_mat *x,
+                     uint32_t x_col, uint32_t cols);
 };
 
 /* The one exported symbol. The host calls it once and copies what it returns. */

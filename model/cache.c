@@ -50,7 +50,7 @@ static uint32_t pages_of(uint32_t slots)
 
 enum err cache_add_group(struct cache *c, uint32_t window, uint32_t *out)
 {
-    if (window >= c->context)
+    if (window >= c->context && window != CACHE_WHOLE)
         window = 0;
     for (uint32_t i = 0; i < c->groups; i++)
         if (c->group[i].window == window) {
@@ -63,6 +63,8 @@ enum err cache_add_group(struct cache *c, uint32_t window, uint32_t *out)
     c->group = group;
     struct cache_group *g = &group[c->groups++];
     *g = (struct cache_group){.window = window};
+    if (window == CACHE_WHOLE)
+        window = 0; /* as far as room goes */
     /* A window keeps what it sees, and during a step the rows being added, both to whole pages. */
     const uint64_t reach = window ? (uint64_t)window + c->batch + 2 * CACHE_PAGE : c->context;
     uint64_t slots = window ? reach * c->sequences : c->slots;
@@ -199,7 +201,8 @@ enum err cache_prepare(struct cache *c, const struct model_run *runs, uint32_t c
                 const uint32_t at = c->length[runs[r].sequence] + t;
                 g->slot[row] = table[at / CACHE_PAGE] * CACHE_PAGE + at % CACHE_PAGE;
                 g->first[row] = used;
-                put_spans(g, table, g->window && at + 1 > g->window ? at + 1 - g->window : 0, at, &used);
+                const uint32_t last = g->window == CACHE_WHOLE ? c->length[runs[r].sequence] + runs[r].count - 1 : at;
+                put_spans(g, table, g->window && at + 1 > g->window ? at + 1 - g->window : 0, last, &used);
             }
         }
         g->first[row] = used;
@@ -288,7 +291,8 @@ uint32_t cache_free_slots(const struct cache *c)
 {
     uint32_t pages = CACHE_NONE;
     for (uint32_t i = 0; i < c->groups; i++)
-        if (c->group[i].window == 0 && c->group[i].free_pages < pages)
+        if ((c->group[i].window == 0 || c->group[i].window == CACHE_WHOLE) &&
+            c->group[i].free_pages < pages)
             pages = c->group[i].free_pages;
     return pages == CACHE_NONE ? c->slots : pages * CACHE_PAGE;
 }

@@ -13,9 +13,11 @@
 
 enum { CACHE_PAGE = 32, CACHE_NONE = 0xffffffffu };
 
+#define CACHE_WHOLE 0xffffffffu /* a window: every row sees its whole run, as in an encoder */
+
 /* Slots, tables and this step's view of one attention reach. */
 struct cache_group {
-    uint32_t window; /* positions that a row sees, itself included; 0: all */
+    uint32_t window; /* positions that a row sees, itself included; 0: all before it; CACHE_WHOLE */
     uint32_t pages;
     uint32_t *users;         /* [pages] sequences that hold it; 0: free */
     uint32_t *table;         /* [sequences, table_pages] */

@@ -74,6 +74,12 @@ void forward_rope_open(struct forward *f, struct forward_rope *r, struct hal_rop
         factor[i] = 1;
     if (is_global && weights_has(w, "rope_freqs.weight"))
         weights_floats(w, "rope_freqs.weight", pairs, factor);
+    if (is_global && weights_has(w, "rope_factors_long.weight")) {
+        const uint32_t original = weights_u32_or(w, "rope.scaling.original_context_length", f->info.context_trained);
+        weights_floats(w, f->info.context > original ? "rope_factors_long.weight" : "rope_factors_short.weight",
+                       pairs, factor);
+        r->magnitude = weights_f32_or(w, "rope.scaling.attn_factor", 1);
+    }
     for (uint32_t i = 0; i < pairs; i++)
         r->speed[i] = (float)(pow((double)base, -2.0 * i / shape.dims) / (double)factor[i]);
     free(factor);
@@ -126,7 +132,7 @@ void forward_begin(struct forward *f)
     }
 }
 
-static bool runs(const struct forward *f)
+bool forward_runs(const struct forward *f)
 {
     return !f->error && !f->is_over;
 }
@@ -134,15 +140,22 @@ static bool runs(const struct forward *f)
 void forward_embed(struct forward *f, const struct hal_mat *y, const struct hal_mat *table,
                    const uint32_t *row)
 {
-    if (runs(f))
+    if (forward_runs(f))
         f->error = f->e->ops.embed(f->e->dev, y, table, row);
 }
 
 void forward_rmsnorm(struct forward *f, const struct hal_mat *y, const struct hal_mat *x,
                      const struct hal_mat *w, float eps)
 {
-    if (runs(f))
+    if (forward_runs(f))
         f->error = f->e->ops.rmsnorm(f->e->dev, y, x, w, eps);
+}
+
+void forward_layernorm(struct forward *f, const struct hal_mat *y, const struct hal_mat *x,
+                       const struct weights_norm *norm, float eps)
+{
+    if (forward_runs(f))
+        f->error = f->e->ops.layernorm(f->e->dev, y, x, &norm->w, norm->b.mem ? &norm->b : NULL, eps);
 }
 
 static void linears(struct forward *f, const struct hal_mat *x, const struct hal_mat *const *y,
@@ -151,12 +164,12 @@ static void linears(struct forward *f, const struct hal_mat *x, const struct hal
     const struct hal_mat *weight[FORWARD_TOGETHER_MAX];
     for (uint32_t i = 0; i < count; i++)
         weight[i] = &w[i]->w;
-    if (runs(f) && f->seen)
+    if (forward_runs(f) && f->seen)
         f->error = f->e->ops.mat_get(f->e->dev, x, 0, x->rows, f->seen,
                                      (size_t)x->rows * x->cols * sizeof(float));
-    if (runs(f))
+    if (forward_runs(f))
         f->error = f->e->ops.matmul(f->e->dev, y, x, weight, count);
-    for (uint32_t i = 0; i < count && runs(f); i++) {
+    for (uint32_t i = 0; i < count && forward_runs(f); i++) {
         if (f->seen && w[i]->name[0])
             f->observer.linear(f->observer.context, w[i]->name, w[i]->part, f->seen, x->rows, x->cols);
         if (w[i]->bias.mem)
@@ -187,7 +200,7 @@ void forward_linear3(struct forward *f, const struct hal_mat *x, const struct ha
 
 void forward_rotate(struct forward *f, const struct hal_mat *x, const struct forward_rope *r)
 {
-    if (runs(f))
+    if (forward_runs(f))
         f->error = f->e->ops.rope(f->e->dev, x, &r->table, &r->shape);
 }
 
@@ -198,31 +211,51 @@ void forward_attend(struct forward *f, uint32_t layer, const struct hal_mat *y, 
     const struct cache_group *g = &f->cache.group[c->group];
     geometry.spans = g->spans;
     geometry.first = g->first;
-    if (runs(f))
+    if (forward_runs(f))
         f->error = f->e->ops.store(f->e->dev, &c->k, k, g->slot);
-    if (v && runs(f))
+    if (v && forward_runs(f))
         f->error = f->e->ops.store(f->e->dev, &c->v, v, g->slot);
-    if (runs(f))
+    if (forward_runs(f))
         f->error = f->e->ops.attend(f->e->dev, y, q, &c->k, c->shares ? &c->k : &c->v, &geometry);
 }
 
 void forward_glu(struct forward *f, const struct hal_mat *y, const struct hal_mat *gate,
                  const struct hal_mat *up, uint32_t function)
 {
-    if (runs(f))
+    if (forward_runs(f))
         f->error = f->e->ops.glu(f->e->dev, y, gate, up, function);
 }
 
 void forward_add(struct forward *f, const struct hal_mat *y, const struct hal_mat *x)
 {
-    if (runs(f))
+    if (forward_runs(f))
         f->error = f->e->ops.add(f->e->dev, y, x);
 }
 
 void forward_scale(struct forward *f, const struct hal_mat *y, float factor)
 {
-    if (runs(f))
+    if (forward_runs(f))
         f->error = f->e->ops.scale(f->e->dev, y, factor);
+}
+
+void forward_copy(struct forward *f, const struct hal_mat *y, uint32_t y_col, const struct hal_mat *x,
+                  uint32_t x_col, uint32_t cols)
+{
+    if (forward_runs(f))
+        f->error = f->e->ops.copy(f->e->dev, y, y_col, x, x_col, cols);
+}
+
+void forward_scatter(struct forward *f, const struct hal_mat *y, const struct hal_mat *x, const uint32_t *row,
+                     const float *weight)
+{
+    if (forward_runs(f))
+        f->error = f->e->ops.scatter(f->e->dev, y, x, row, weight);
+}
+
+void forward_get(struct forward *f, const struct hal_mat *x, float *out)
+{
+    if (forward_runs(f))
+        f->error = f->e->ops.mat_get(f->e->dev, x, 0, x->rows, out, (size_t)x->rows * x->cols * sizeof(float));
 }
 
 void forward_keep_outputs(struct forward *f, struct hal_mat *x, struct hal_mat *spare)

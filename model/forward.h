@@ -60,6 +60,9 @@ void forward_embed(struct forward *f, const struct hal_mat *y, const struct hal_
                    const uint32_t *row);
 void forward_rmsnorm(struct forward *f, const struct hal_mat *y, const struct hal_mat *x,
                      const struct hal_mat *w, float eps);
+/* y = (x - mean) / deviation * w + b */
+void forward_layernorm(struct forward *f, const struct hal_mat *y, const struct hal_mat *x,
+                       const struct weights_norm *norm, float eps);
 /* y = w x + bias */
 void forward_linear(struct forward *f, const struct hal_mat *y, const struct hal_mat *x,
                     const struct weights_linear *w);
@@ -80,6 +83,16 @@ void forward_glu(struct forward *f, const struct hal_mat *y, const struct hal_ma
                  const struct hal_mat *up, uint32_t function);
 void forward_add(struct forward *f, const struct hal_mat *y, const struct hal_mat *x);
 void forward_scale(struct forward *f, const struct hal_mat *y, float factor);
+/* y[r, y_col ..] = x[r, x_col ..], cols values of every row */
+void forward_copy(struct forward *f, const struct hal_mat *y, uint32_t y_col, const struct hal_mat *x,
+                  uint32_t x_col, uint32_t cols);
+/* y[row[i], :] += weight[i] * x[i, :] */
+void forward_scatter(struct forward *f, const struct hal_mat *y, const struct hal_mat *x, const uint32_t *row,
+                     const float *weight);
+/* All of x to host memory. */
+void forward_get(struct forward *f, const struct hal_mat *x, float *out);
+/* Does the pass go on? False after an error, or once nothing that is wanted remains. */
+bool forward_runs(const struct forward *f);
 
 /* From here on only the rows of outputs matter: x keeps those, spare is as wide as x. */
 void forward_keep_outputs(struct forward *f, struct hal_mat *x, struct hal_mat *spare);

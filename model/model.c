@@ -20,7 +20,8 @@ struct model {
     bool *is_used; /* [sequences] in the step being checked */
 };
 
-static const struct model_family *const families[] = {&model_llama};
+static const struct model_family *const families[] = {&model_llama, &model_gemma, &model_phi3,
+                                                       &model_gpt, &model_deepseek2, &model_bert};
 
 static const struct model_family *find_family(struct gguf_text architecture)
 {
@@ -243,21 +244,36 @@ enum err model_step(struct model *m, const struct model_run *runs, uint32_t coun
     return ERR_NONE;
 }
 
+/* Rows [row, row + rows) of what the last layer gave, at most head_rows of them. */
+static const struct hal_mat *hidden_rows(struct model *m, uint32_t row, uint32_t rows)
+{
+    struct forward *f = &m->f;
+    if (row == 0 && rows == f->outputs)
+        return &f->hidden;
+    for (uint32_t i = 0; i < rows; i++)
+        f->index[i] = row + i;
+    m->head_x.rows = rows;
+    forward_embed(f, &m->head_x, &f->hidden, f->index);
+    return &m->head_x;
+}
+
+enum err model_hidden(struct model *m, float *out)
+{
+    struct forward *f = &m->f;
+    if (f->outputs == 0)
+        return ERR_ARGUMENT;
+    forward_get(f, &f->hidden, out);
+    return f->error;
+}
+
 enum err model_logits(struct model *m, uint32_t row, uint32_t rows, const float **out)
 {
     struct forward *f = &m->f;
     float softcap = 0;
     const struct weights_linear *head = m->family->head(m->state, &softcap);
-    if (rows == 0 || rows > f->info.head_rows || row > f->outputs || rows > f->outputs - row)
+    if (!head || rows == 0 || rows > f->info.head_rows || row > f->outputs || rows > f->outputs - row)
         return ERR_ARGUMENT;
-    struct hal_mat *x = &f->hidden;
-    if (row > 0 || rows < f->outputs) {
-        for (uint32_t i = 0; i < rows; i++)
-            f->index[i] = row + i;
-        x = &m->head_x;
-        x->rows = rows;
-        forward_embed(f, x, &f->hidden, f->index);
-    }
+    const struct hal_mat *x = hidden_rows(m, row, rows);
     m->logits.rows = rows;
     forward_linear(f, &m->logits, x, head);
     const size_t values = (size_t)rows * f->info.vocabulary;

@@ -78,6 +78,11 @@ NODISCARD enum err model_step(struct model *m, const struct model_run *runs, uin
  * model's memory, valid until the next call. Errors: ERR_ARGUMENT, ERR_DEVICE. */
 NODISCARD enum err model_logits(struct model *m, uint32_t row, uint32_t rows, const float **out);
 
+/* The last layer's normed output of every output row of the last step: out [outputs, width]. What an
+ * encoder gives, and what an embedding of a decoder is pooled from. Errors: ERR_ARGUMENT (no outputs),
+ * ERR_DEVICE. */
+NODISCARD enum err model_hidden(struct model *m, float *out);
+
 /* Append a long run in steps of at most `batch` tokens; logits of the last token are then row 0. */
 NODISCARD enum err model_prefill(struct model *m, uint32_t sequence, const uint32_t *tokens,
                                  uint32_t count);

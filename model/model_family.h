@@ -15,10 +15,10 @@ struct model_family {
     void (*close)(void *family); /* what open allocated; also after a failed open */
     /* All layers and the last norm: f->hidden gets the rows of outputs. */
     void (*step)(struct forward *f, void *family);
-    /* The linear from hidden to logits, and the cap of logits (0: none). */
+    /* The linear from hidden to logits, and the cap of logits (0: none); NULL for an encoder. */
     const struct weights_linear *(*head)(const void *family, float *softcap);
 };
 
-extern const struct model_family model_llama;
+extern const struct model_family model_llama, model_gemma, model_phi3, model_gpt, model_deepseek2, model_bert;
 
 #endif

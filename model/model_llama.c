@@ -1,4 +1,5 @@
-/* model_llama.c: the llama family: Llama 1 to 3, Mistral, SmolLM and their like.
+/* model_llama.c: the llama family: Llama 1 to 3, Mistral, SmolLM, and Qwen 2 and 3, which rotate other
+ * pairs; Qwen 3 norms each head of q and k.
  *
  *   x = embed(tokens)
  *   for each layer:
@@ -8,155 +9,114 @@
  *     x += Wdown(silu(Wgate h) * Wup h)
  *   logits = Whead rmsnorm(x)
  *
- * Source: arXiv:2302.13971, arXiv:2307.09288; tensor and key names of GGUF. */
-#include <math.h>
+ * Source: arXiv:2302.13971, arXiv:2307.09288, arXiv:2310.06825 (the window), arXiv:2407.10671 and
+ * arXiv:2505.09388 (Qwen); tensor and key names of GGUF. */
 #include <stdlib.h>
+#include <string.h>
 
-#include "model/model_family.h"
+#include "model/decoder.h"
 
 struct llama_layer {
     struct hal_mat attn_norm, ffn_norm;
+    struct hal_mat q_norm, k_norm; /* mem NULL: none */
     struct weights_linear q, k, v, o;
     struct weights_linear gate, up, down;
 };
 
 struct llama {
-    uint32_t head_dim, value_dim, rope_dims, ffn, window;
-    float eps;
-    struct hal_mat embedding, norm;
-    struct weights_linear head;
+    struct decoder d;
+    uint32_t window;
     struct llama_layer *layer;
-    struct forward_rope rope;
-    struct hal_mat x, h, q, k, v, a, gate, up;
 };
 
 static uint64_t llama_shape(struct forward *f, void *family)
 {
     struct llama *m = family;
     struct weights *w = &f->weights;
-    struct model_info *info = &f->info;
-    info->layers = weights_u32(w, "block_count");
-    info->width = weights_u32(w, "embedding_length");
-    info->heads = weights_heads(w, "attention.head_count", 0);
-    info->kv_heads = weights_heads(w, "attention.head_count_kv", info->heads);
-    info->context_trained = weights_u32(w, "context_length");
-    m->ffn = weights_heads(w, "feed_forward_length", 0);
-    m->eps = weights_f32_or(w, "attention.layer_norm_rms_epsilon", 1e-5f);
     m->window = weights_u32_or(w, "attention.sliding_window", 0);
     if (weights_u32_or(w, "expert_count", 0))
         weights_fail(w, ERR_UNSUPPORTED, "mixtures of experts of this architecture are not supported");
-    if (w->error)
-        return 0;
-    if (info->heads == 0 || info->kv_heads == 0 || info->heads % info->kv_heads ||
-        (info->width % info->heads && !weights_u32_or(w, "attention.key_length", 0))) {
-        weights_fail(w, ERR_FORMAT, "expected heads that divide the width, found %u of %u for %u", info->heads,
-                     info->kv_heads, info->width);
-        return 0;
-    }
-    m->head_dim = weights_u32_or(w, "attention.key_length", info->width / info->heads);
-    m->value_dim = weights_u32_or(w, "attention.value_length", m->head_dim);
-    m->rope_dims = weights_u32_or(w, "rope.dimension_count", m->head_dim);
-    if (m->head_dim > 4096 || m->value_dim > 4096 || info->heads > 4096)
-        weights_fail(w, ERR_FORMAT, "expected heads of at most 4096 values");
-    const uint64_t heads = (uint64_t)info->heads + info->kv_heads;
-    return 3ull * info->width + heads * m->head_dim + heads * m->value_dim + 2ull * m->ffn;
+    return decoder_shape(f, &m->d, "attention.layer_norm_rms_epsilon");
 }
 
-static void open_layer(struct forward *f, const struct llama *m, struct llama_layer *l, uint32_t i)
+static void open_layer(struct forward *f, const struct decoder *d, struct llama_layer *l, uint32_t i)
 {
     struct weights *w = &f->weights;
     const uint32_t width = f->info.width;
     weights_vector(w, &l->attn_norm, width, "blk.%u.attn_norm.weight", i);
-    weights_linear(w, &l->q, f->info.heads * m->head_dim, width, "blk.%u.attn_q", i);
-    weights_linear(w, &l->k, f->info.kv_heads * m->head_dim, width, "blk.%u.attn_k", i);
-    weights_linear(w, &l->v, f->info.kv_heads * m->value_dim, width, "blk.%u.attn_v", i);
-    weights_linear(w, &l->o, width, f->info.heads * m->value_dim, "blk.%u.attn_output", i);
+    weights_linear(w, &l->q, f->info.heads * d->head_dim, width, "blk.%u.attn_q", i);
+    weights_linear(w, &l->k, f->info.kv_heads * d->head_dim, width, "blk.%u.attn_k", i);
+    weights_linear(w, &l->v, f->info.kv_heads * d->value_dim, width, "blk.%u.attn_v", i);
+    weights_linear(w, &l->o, width, f->info.heads * d->value_dim, "blk.%u.attn_output", i);
+    if (weights_has(w, "blk.%u.attn_q_norm.weight", i)) {
+        weights_vector(w, &l->q_norm, d->head_dim, "blk.%u.attn_q_norm.weight", i);
+        weights_vector(w, &l->k_norm, d->head_dim, "blk.%u.attn_k_norm.weight", i);
+    }
     weights_vector(w, &l->ffn_norm, width, "blk.%u.ffn_norm.weight", i);
-    weights_linear(w, &l->gate, m->ffn, width, "blk.%u.ffn_gate", i);
-    weights_linear(w, &l->up, m->ffn, width, "blk.%u.ffn_up", i);
-    weights_linear(w, &l->down, width, m->ffn, "blk.%u.ffn_down", i);
+    weights_linear(w, &l->gate, d->ffn, width, "blk.%u.ffn_gate", i);
+    weights_linear(w, &l->up, d->ffn, width, "blk.%u.ffn_up", i);
+    weights_linear(w, &l->down, width, d->ffn, "blk.%u.ffn_down", i);
 }
 
 static void llama_open(struct forward *f, void *family)
 {
     struct llama *m = family;
-    struct weights *w = &f->weights;
-    const struct model_info *info = &f->info;
-    uint32_t group = 0;
-    m->layer = calloc(info->layers, sizeof *m->layer);
+    const uint32_t pairs = strcmp(f->info.architecture, "llama") == 0 ? HAL_ROPE_NORM : HAL_ROPE_NEOX;
+    m->layer = calloc(f->info.layers, sizeof *m->layer);
     if (!m->layer) {
-        weights_fail(w, ERR_MEMORY, "no memory for %u layers", info->layers);
+        weights_fail(&f->weights, ERR_MEMORY, "no memory for %u layers", f->info.layers);
         return;
     }
-    weights_fail(w, cache_add_group(&f->cache, m->window, &group), "no memory for the cache");
-    if (weights_has(w, "output.weight")) {
-        weights_table(w, &m->embedding, info->vocabulary, info->width, "token_embd");
-        weights_linear(w, &m->head, info->vocabulary, info->width, "output");
-    } else { /* tied: one matrix is the table and the head */
-        weights_linear(w, &m->head, info->vocabulary, info->width, "token_embd");
-        m->embedding = m->head.w;
+    decoder_open(f, &m->d);
+    for (uint32_t i = 0; i < f->info.layers && !f->weights.error; i++) {
+        open_layer(f, &m->d, &m->layer[i], i);
+        decoder_cache(f, &m->d, m->window);
     }
-    weights_vector(w, &m->norm, info->width, "output_norm.weight");
-    for (uint32_t i = 0; i < info->layers && !w->error; i++) {
-        open_layer(f, m, &m->layer[i], i);
-        weights_fail(w, cache_add_layer(&f->cache, group, info->kv_heads, m->head_dim, m->value_dim),
-                     "layer %u: no room for its cache, or heads that are no whole blocks of its type", i);
-    }
-    forward_rope_open(f, &m->rope,
-                      (struct hal_rope_shape){m->head_dim, 0, m->rope_dims, HAL_ROPE_NORM}, 0);
-    forward_activation(f, &m->x, info->width);
-    forward_activation(f, &m->h, info->width);
-    forward_activation(f, &m->q, info->heads * m->head_dim);
-    forward_activation(f, &m->k, info->kv_heads * m->head_dim);
-    forward_activation(f, &m->v, info->kv_heads * m->value_dim);
-    forward_activation(f, &m->a, info->heads * m->value_dim);
-    forward_activation(f, &m->gate, m->ffn);
-    forward_activation(f, &m->up, m->ffn);
+    forward_rope_open(f, &m->d.rope, (struct hal_rope_shape){m->d.head_dim, 0, m->d.rope_dims, pairs}, 0);
 }
 
 static void llama_close(void *family)
 {
     struct llama *m = family;
-    forward_rope_close(&m->rope);
+    decoder_close(&m->d);
     free(m->layer);
 }
 
 static void llama_step(struct forward *f, void *family)
 {
     struct llama *m = family;
-    const struct hal_attend geometry = {.heads = f->info.heads,
-                                        .kv_heads = f->info.kv_heads,
-                                        .key_dim = m->head_dim,
-                                        .value_dim = m->value_dim,
-                                        .scale = 1 / sqrtf((float)m->head_dim)};
-    forward_embed(f, &m->x, &m->embedding, f->token);
+    struct decoder *d = &m->d;
+    const struct hal_attend geometry = decoder_geometry(f, d);
+    forward_embed(f, &d->x, &d->embedding, f->token);
     for (uint32_t i = 0; i < f->info.layers; i++) {
         const struct llama_layer *l = &m->layer[i];
-        forward_rmsnorm(f, &m->h, &m->x, &l->attn_norm, m->eps);
-        forward_linear3(f, &m->h, &m->q, &l->q, &m->k, &l->k, &m->v, &l->v);
-        forward_rotate(f, &m->q, &m->rope);
-        forward_rotate(f, &m->k, &m->rope);
-        forward_attend(f, i, &m->a, &m->q, &m->k, &m->v, geometry);
-        forward_linear(f, &m->h, &m->a, &l->o);
-        forward_add(f, &m->x, &m->h);
+        forward_rmsnorm(f, &d->h, &d->x, &l->attn_norm, d->eps);
+        forward_linear3(f, &d->h, &d->q, &l->q, &d->k, &l->k, &d->v, &l->v);
+        decoder_norm_heads(f, d, &d->q, &l->q_norm);
+        decoder_norm_heads(f, d, &d->k, &l->k_norm);
+        forward_rotate(f, &d->q, &d->rope);
+        forward_rotate(f, &d->k, &d->rope);
+        forward_attend(f, i, &d->a, &d->q, &d->k, &d->v, geometry);
+        forward_linear(f, &d->h, &d->a, &l->o);
+        forward_add(f, &d->x, &d->h);
         if (i + 1 == f->info.layers)
-            forward_keep_outputs(f, &m->x, &m->h);
-        forward_rmsnorm(f, &m->h, &m->x, &l->ffn_norm, m->eps);
-        forward_linear2(f, &m->h, &m->gate, &l->gate, &m->up, &l->up);
-        forward_glu(f, &m->gate, &m->gate, &m->up, HAL_SILU);
-        forward_linear(f, &m->h, &m->gate, &l->down);
-        forward_add(f, &m->x, &m->h);
+            forward_keep_outputs(f, &d->x, &d->h);
+        forward_rmsnorm(f, &d->h, &d->x, &l->ffn_norm, d->eps);
+        forward_linear2(f, &d->h, &d->gate, &l->gate, &d->up, &l->up);
+        forward_glu(f, &d->gate, &d->gate, &d->up, HAL_SILU);
+        forward_linear(f, &d->h, &d->gate, &l->down);
+        forward_add(f, &d->x, &d->h);
     }
-    forward_rmsnorm(f, &f->hidden, &m->x, &m->norm, m->eps);
+    forward_rmsnorm(f, &f->hidden, &d->x, &d->norm.w, d->eps);
 }
 
 static const struct weights_linear *llama_head(const void *family, float *softcap)
 {
     *softcap = 0;
-    return &((const struct llama *)family)->head;
+    return &((const struct llama *)family)->d.head;
 }
 
-static const char *const architectures[] = {"llama", NULL};
+static const char *const architectures[] = {"llama", "qwen2", "qwen3", NULL};
 
 const struct model_family model_llama = {
     .architectures = architectures,

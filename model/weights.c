@@ -330,3 +330,16 @@ void weights_vector(struct weights *w, struct hal_mat *out, uint32_t cols, const
     w->bytes += cols * sizeof *values;
     free(values);
 }
+
+void weights_norm(struct weights *w, struct weights_norm *out, uint32_t cols, const char *format, ...)
+{
+    char name[GGUF_NAME_BYTES];
+    va_list arguments;
+    va_start(arguments, format);
+    format_name(name, format, arguments, "");
+    va_end(arguments);
+    *out = (struct weights_norm){.w = {.mem = NULL}};
+    weights_vector(w, &out->w, cols, "%s.weight", name);
+    if (weights_has(w, "%s.bias", name))
+        weights_vector(w, &out->b, cols, "%s.bias", name);
+}

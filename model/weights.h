@@ -18,6 +18,12 @@ struct weights_linear {
     uint32_t part; /* expert */
 };
 
+/* A layer norm's scale and shift; of an RMS norm only w is there. */
+struct weights_norm {
+    struct hal_mat w; /* [1, cols] F32 */
+    struct hal_mat b; /* mem NULL: none */
+};
+
 /* All matrices that were made, for release. */
 struct weights {
     const struct gguf *g; /* while opening */
@@ -62,6 +68,9 @@ __attribute__((format(printf, 5, 6))) void weights_table(struct weights *w, stru
 /* A vector of F32, F16 or BF16, full name, as [1, cols] F32. */
 __attribute__((format(printf, 4, 5))) void weights_vector(struct weights *w, struct hal_mat *out,
                                                            uint32_t cols, const char *format, ...);
+/* "<name>.weight" and, where there is one, "<name>.bias", as vectors. */
+__attribute__((format(printf, 4, 5))) void weights_norm(struct weights *w, struct weights_norm *out,
+                                                         uint32_t cols, const char *format, ...);
 /* The same to host memory. */
 void weights_floats(struct weights *w, const char *name, uint32_t count, float *out);
 

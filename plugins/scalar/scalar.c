@@ -187,4 +187,5 @@ const struct hal_plugin scalar_plugin = {
     .scatter = scalar_scatter,
     .encode = scalar_encode,
     .decode = scalar_decode,
+    .copy = scalar_copy,
 };

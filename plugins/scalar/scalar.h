@@ -83,6 +83,9 @@ enum err scalar_encode(void *dev, uint32_t type, uint32_t method, const float *x
 enum err scalar_decode(void *dev, uint32_t type, const void *in, size_t in_bytes, uint32_t rows,
                        uint32_t cols, float *x);
 
+enum err scalar_copy(void *dev, const struct hal_mat *y, uint32_t y_col, const struct hal_mat *x,
+                     uint32_t x_col, uint32_t cols);
+
 /* The checks of arguments that every plugin shares: ERR_NONE or ERR_ARGUMENT. */
 NODISCARD enum err scalar_check_matmul(const struct hal_mat *const *y, const struct hal_mat *x,
                                        const struct hal_mat *const *w, uint32_t count);

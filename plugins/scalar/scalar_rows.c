@@ -1,8 +1,9 @@
 /* scalar_rows.c: the operations that take rows one by one: embed, norms, rope, store, glu, add,
- * scale, scatter. */
+ * scale, scatter, copy. */
 #include "plugins/scalar/scalar.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "hal/block.h"
 #include "plugins/scalar/scalar_lanes.h"
@@ -201,5 +202,18 @@ enum err scalar_scatter(void *dev, const struct hal_mat *y, const struct hal_mat
         for (uint32_t i = 0; i < x->cols; i++)
             out[i] += weight[r] * in[i];
     }
+    return ERR_NONE;
+}
+
+enum err scalar_copy(void *dev, const struct hal_mat *y, uint32_t y_col, const struct hal_mat *x,
+                     uint32_t x_col, uint32_t cols)
+{
+    (void)dev;
+    if (!is_activation(y) || !is_activation(x) || y->rows != x->rows || y->mem == x->mem ||
+        y_col > y->cols || cols > y->cols - y_col || x_col > x->cols || cols > x->cols - x_col)
+        return ERR_ARGUMENT;
+    for (uint32_t r = 0; r < x->rows; r++)
+        memcpy((float *)y->mem + (size_t)r * y->cols + y_col,
+               (const float *)x->mem + (size_t)r * x->cols + x_col, cols * sizeof(float));
     return ERR_NONE;
 }
