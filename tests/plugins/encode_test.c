@@ -9,38 +9,12 @@
 #include "hal/block.h"
 #include "hal/engine.h"
 #include "plugins/scalar/scalar.h"
+#include "tests/plugins/encode_golden.h"
 
-enum { ROWS = 12, COLS = 768, VALUES = ROWS * COLS };
+enum { ROWS = GOLDEN_ROWS, COLS = GOLDEN_COLS, VALUES = GOLDEN_VALUES };
 
 static float x[VALUES], back[VALUES], importance[COLS];
 static uint8_t bytes_of[VALUES * 4], again[VALUES * 4];
-
-/* Integers only, so that every architecture makes the same numbers. */
-static void fill(void)
-{
-    uint32_t state = 12345;
-    for (int i = 0; i < VALUES; i++) {
-        int32_t sum = 0;
-        for (int k = 0; k < 4; k++) {
-            state = state * 1664525u + 1013904223u;
-            sum += (int32_t)(state >> 16) - 32768;
-        }
-        x[i] = (float)sum * 0x1p-20f;
-    }
-    for (int i = 0; i < COLS; i++) {
-        state = state * 1664525u + 1013904223u;
-        importance[i] = (float)(state >> 20) * (float)(state >> 20) * 0x1p-16f;
-    }
-}
-
-static uint64_t fnv(const void *data, size_t size)
-{
-    const unsigned char *p = data;
-    uint64_t h = UINT64_C(0xcbf29ce484222325);
-    for (size_t i = 0; i < size; i++)
-        h = (h ^ p[i]) * UINT64_C(0x100000001b3);
-    return h;
-}
 
 static struct engine *open_engine(uint32_t threads)
 {
@@ -72,7 +46,7 @@ static void test_quality(void)
     uint32_t count;
     const struct block_type *const *types = block_types(&count);
     struct engine *e = open_engine(2);
-    fill();
+    golden_fill(x, importance);
     for (uint32_t i = 0; i < count; i++) {
         const uint32_t type = types[i]->type;
         if (types[i]->codes == 0)
@@ -92,34 +66,10 @@ static void test_quality(void)
     engine_close(e);
 }
 
-/* These bytes are the contract: they change only together with its text in scalar_encode.h and
- * scalar_search.c, and every plan's digest with them. */
-static const struct {
-    uint32_t type;
-    uint64_t rtn, search, weighted;
-} golden[] = {
-    {0, UINT64_C(0x010c4fe881f4c42a), UINT64_C(0x010c4fe881f4c42a), UINT64_C(0x010c4fe881f4c42a)},
-    {1, UINT64_C(0xbe93f1e32b814301), UINT64_C(0xbe93f1e32b814301), UINT64_C(0xbe93f1e32b814301)},
-    {30, UINT64_C(0x93ce895e4ffaa704), UINT64_C(0x93ce895e4ffaa704), UINT64_C(0x93ce895e4ffaa704)},
-    {2, UINT64_C(0x421b06a507b553a7), UINT64_C(0x4929eb4e4e44aceb), UINT64_C(0x6686f65bdafe590d)},
-    {3, UINT64_C(0x7e227190e1ed4093), UINT64_C(0x2f518f0c8b6c5b9e), UINT64_C(0xfc0b66ad753027bc)},
-    {6, UINT64_C(0x49d72302902f472f), UINT64_C(0x264c81e9075c80fa), UINT64_C(0x03f6e683ca8bad4a)},
-    {7, UINT64_C(0x0fd1cbee43e9e066), UINT64_C(0xa8ee45ba01e9b773), UINT64_C(0x9b8b4296eeeefe85)},
-    {8, UINT64_C(0xd85eef8d38120caa), UINT64_C(0x4af0962e36d982f7), UINT64_C(0x0ba856efe5eb0e4f)},
-    {10, UINT64_C(0x2775f194dfbb99ce), UINT64_C(0x77e851e0116452f2), UINT64_C(0x017c4ebae0193498)},
-    {11, UINT64_C(0x0647fb7a1b273d34), UINT64_C(0xb71e365260a17f2c), UINT64_C(0x60892f5b2b5dc955)},
-    {12, UINT64_C(0x58e92d03d3e11fa9), UINT64_C(0x97b88d835d14ce85), UINT64_C(0xe4a7cd12a019a77c)},
-    {13, UINT64_C(0x4edb0b1a02c056c4), UINT64_C(0xe1a3a6348e9fc62f), UINT64_C(0x5d8fbc8a2668abcd)},
-    {14, UINT64_C(0x302fcf9a2b189284), UINT64_C(0x14a9a777a4e5e7e1), UINT64_C(0x80b3d1a36b0164e8)},
-    {20, UINT64_C(0x7c20068cd726fe23), UINT64_C(0x7d281cbb6d8b3512), UINT64_C(0x8480b7c9e3bd7eb9)},
-    {23, UINT64_C(0x7dd50883c41d6416), UINT64_C(0x443438534f239a1b), UINT64_C(0x91cc1e8555fc9f9a)},
-    {62, UINT64_C(0xb504417b0feca012), UINT64_C(0x3692c5eea03c58c2), UINT64_C(0x7c40b1196b026593)},
-};
-
 static void test_bytes(void)
 {
     struct engine *one = open_engine(1), *four = open_engine(4);
-    fill();
+    golden_fill(x, importance);
     for (size_t i = 0; i < sizeof golden / sizeof golden[0]; i++) {
         const uint32_t type = golden[i].type;
         const size_t size = block_row_bytes(type, COLS) * ROWS;
@@ -133,7 +83,7 @@ static void test_bytes(void)
             CU_ASSERT_EQUAL(
                 four->ops.encode(four->dev, type, method, x, ROWS, COLS, h, again, size), ERR_NONE);
             CU_ASSERT_EQUAL(memcmp(bytes_of, again, size), 0);
-            got[k] = fnv(bytes_of, size);
+            got[k] = golden_hash(bytes_of, size);
         }
         CU_ASSERT_EQUAL(got[0], golden[i].rtn);
         CU_ASSERT_EQUAL(got[1], golden[i].search);
