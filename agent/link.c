@@ -17,6 +17,7 @@ enum {
     RESEND_MOST_MS = 300000,
     CONTACT_MS = 90000,
     ASK_LEAST_MS = 1000,
+    ASK_AGAIN_MS = 2000,
     BATCH_BYTES = 64 << 10,
     BATCH_RECORDS = 256,
     UNACKED_MAX = 32, /* reports of one stream on their way without an acknowledgement */
@@ -26,6 +27,7 @@ enum {
 
 static void pump(struct link *l);
 static void step(struct link *l);
+static void on_poll(void *context);
 
 enum err link_open(const struct link_options *options, struct link **out)
 {
@@ -294,6 +296,13 @@ static void pump(struct link *l)
         loop_set_timer(l->options.loop, &l->resend, l->resend_ms + loop_jitter(1000), on_resend, l);
 }
 
+void link_answered(struct link *l)
+{
+    int64_t ms = (int64_t)l->options.settings->poll_s * 1000;
+    l->unanswered = 0;
+    loop_set_timer(l->options.loop, &l->poll, ms - ms / 10 + loop_jitter((uint32_t)(ms / 5) + 1), on_poll, l);
+}
+
 void link_acked(struct link *l)
 {
     l->resend_ms = RESEND_MS;
@@ -321,11 +330,15 @@ void link_ask(struct link *l)
 
 /* ---- the transport ---- */
 
+/* By the timer; sooner while the last question has had no answer: the broker may have lost it. */
 static void on_poll(void *context)
 {
     struct link *l = context;
-    link_ask(l);
     int64_t ms = (int64_t)l->options.settings->poll_s * 1000;
+    link_ask(l);
+    l->unanswered++;
+    if (l->unanswered < 8 && (int64_t)ASK_AGAIN_MS << (l->unanswered - 1) < ms)
+        ms = (int64_t)ASK_AGAIN_MS << (l->unanswered - 1);
     loop_set_timer(l->options.loop, &l->poll, ms - ms / 10 + loop_jitter((uint32_t)(ms / 5) + 1), on_poll, l);
 }
 
@@ -336,6 +349,7 @@ static void on_connected(struct link *l)
     l->is_connected = true;
     l->birth_due = l->question_due = true;
     l->resend_ms = RESEND_MS;
+    l->unanswered = 0;
     rewind_all(l);
     enum err e = topic_device_filter(l->options.settings->fleet, l->options.identity->id, filter);
     if (!e)

@@ -19,6 +19,7 @@ static void take_answer(struct link *l, const uint8_t *payload, size_t size)
                  l->options.identity->id);
         l->standing = m.standing;
     }
+    link_answered(l);
     jobs_contact(l->jobs);
     link_acked(l);
 }

@@ -26,6 +26,7 @@ struct link {
     uint64_t time_ms, time_floor_ms;
     int64_t time_at_ms;
     int64_t resend_ms;
+    uint32_t unanswered; /* questions in a row */
     struct link_cursor cursor[MESSAGE_STREAMS];
     struct loop_watch watch;
     struct loop_timer poll, resend, wake;
@@ -34,5 +35,6 @@ struct link {
 void link_message(struct link *l, const char *topic, const uint8_t *payload, size_t size);
 void link_take_time(struct link *l, uint64_t time_ms);
 void link_acked(struct link *l);
+void link_answered(struct link *l);
 
 #endif
