@@ -48,7 +48,7 @@ fleet_close() {
         break
     done
     for pid in ${FLEET_PIDS[@]+"${FLEET_PIDS[@]}"}; do kill -KILL "$pid" 2>/dev/null; done
-    wait 2>/dev/null
+    for pid in ${FLEET_PIDS[@]+"${FLEET_PIDS[@]}"}; do wait "$pid" 2>/dev/null; done
     FLEET_PIDS=()
 }
 
