@@ -1,0 +1,502 @@
+#include "harness.h"
+
+#include <fcntl.h>
+#include <microhttpd.h>
+#include <signal.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/task.h"
+#include "agent/worker.h"
+#include "agent_fixture.h"
+#include "protocol/message.h"
+
+/* The real tared-worker on the small model that the repository carries. */
+#define MODEL SOURCE_DIR "/models/tare-tiny/tare-tiny-f16.gguf"
+
+static struct fixture f;
+static struct worker *worker;
+
+static struct heard {
+    bool ready, ended, failed, done, is_gone;
+    char text[4096];
+    size_t used;
+    uint32_t tokens[256];
+    uint32_t made, reason;
+    double logprob_sum;
+    enum err error;
+    struct wire last;
+    uint8_t digest[32];
+    uint32_t stats, sums;
+    struct message_birth birth;
+    struct message_result result;
+} heard[8]; /* by id */
+
+static void on_message(void *context, struct worker *w, const struct wire *m)
+{
+    struct heard *h = &heard[m->id & 7];
+    const void *at;
+    size_t bytes;
+    (void)context;
+    (void)w;
+    switch (m->kind) {
+    case WIRE_READY: h->ready = true; break;
+    case WIRE_TOKEN:
+        if (wire_view(m, WIRE_K_TOKENS, &at, &bytes) && bytes == 4 && h->made < 256)
+            memcpy(&h->tokens[h->made++], at, 4);
+        if (wire_view(m, WIRE_K_TEXT, &at, &bytes) && h->used + bytes < sizeof h->text) {
+            memcpy(h->text + h->used, at, bytes);
+            h->used += bytes;
+        }
+        if (wire_view(m, WIRE_K_TOP, &at, &bytes) && bytes >= 5) {
+            float logprob;
+            memcpy(&logprob, at, 4);
+            h->logprob_sum += (double)logprob;
+        }
+        break;
+    case WIRE_END:
+        h->ended = true;
+        h->reason = (uint32_t)wire_u64(m, WIRE_K_REASON, 0);
+        h->error = (enum err)wire_u64(m, WIRE_K_ERR, 0);
+        break;
+    case WIRE_STATS:
+        h->stats++;
+        if (wire_view(m, WIRE_K_SUMS, &at, &bytes)) {
+            static struct message_sums s;
+            memset(&s, 0, sizeof s);
+            CU_ASSERT(message_sums_decode(at, bytes, &s) == ERR_NONE);
+            h->sums += s.sums;
+        }
+        h->done = wire_u64(m, WIRE_K_LAST, 0) != 0;
+        break;
+    case WIRE_FAILED:
+        h->failed = true;
+        h->error = (enum err)wire_u64(m, WIRE_K_ERR, 0);
+        wire_text(m, WIRE_K_TEXT, h->text, sizeof h->text);
+        break;
+    case WIRE_DONE:
+        h->done = true;
+        h->last = *m;
+        if (wire_view(m, WIRE_K_DIGEST, &at, &bytes) && bytes == 32)
+            memcpy(h->digest, at, 32);
+        if (wire_view(m, WIRE_K_BIRTH, &at, &bytes))
+            CU_ASSERT(message_birth_decode(at, bytes, &h->birth) == ERR_NONE);
+        if (wire_view(m, WIRE_K_RESULT, &at, &bytes))
+            CU_ASSERT(message_result_decode(at, bytes, &h->result) == ERR_NONE);
+        break;
+    default: break;
+    }
+}
+
+static void on_ended(void *context, struct worker *w, enum worker_end end, const char *why)
+{
+    (void)context;
+    (void)w;
+    (void)end;
+    (void)why;
+    for (int i = 0; i < 8; i++)
+        heard[i].is_gone = true;
+}
+
+static void begin(const struct wire *m)
+{
+    struct worker_options o = {
+        .loop = f.loop, .settings = &f.settings, .name = "test", .message = on_message, .ended = on_ended};
+    memset(heard, 0, sizeof heard);
+    CU_ASSERT_FATAL(worker_open(&o, &worker) == ERR_NONE);
+    CU_ASSERT_FATAL(worker_send(worker, m) == ERR_NONE);
+}
+
+static void end(void)
+{
+    worker_close(worker);
+    worker = NULL;
+}
+
+static void open_all(void)
+{
+    fixture_open(&f);
+    worker_set_program(BUILD_DIR "/bin/tared-worker");
+    strcpy(f.settings.plugin, "scalar");
+    f.settings.threads = 1;
+}
+
+static bool is_over(void *context)
+{
+    struct heard *h = context;
+    return h->done || h->failed || h->ended || h->is_gone;
+}
+
+static bool is_ready(void *context)
+{
+    struct heard *h = context;
+    return h->ready || h->failed || h->is_gone;
+}
+
+static void serve(uint32_t sequences, double rate)
+{
+    struct wire m;
+    wire_init(&m, WIRE_SERVE, 0);
+    wire_put_text(&m, WIRE_K_PATH, MODEL);
+    wire_put_u64(&m, WIRE_K_SEQUENCES, sequences);
+    wire_put_u64(&m, WIRE_K_CONTEXT, 128);
+    wire_put_f64(&m, WIRE_K_RATE, rate);
+    begin(&m);
+    CU_ASSERT(fixture_wait(&f, 30000, is_ready, &heard[0]));
+    CU_ASSERT_FATAL(heard[0].ready);
+}
+
+static void ask(uint64_t id, const char *prompt, uint32_t most, const char *stop, const uint32_t *tokens, uint32_t made)
+{
+    struct wire m;
+    wire_init(&m, WIRE_GENERATE, id);
+    wire_put_bytes(&m, WIRE_K_PROMPT, prompt, strlen(prompt));
+    wire_put_u64(&m, WIRE_K_GENERATE, most);
+    wire_put_f64(&m, WIRE_K_TEMPERATURE, 0);
+    wire_put_f64(&m, WIRE_K_TOP_P, 1);
+    wire_put_u64(&m, WIRE_K_TOP, 2);
+    if (stop)
+        wire_put_bytes(&m, WIRE_K_STOP, stop, strlen(stop) + 1);
+    if (made)
+        wire_put_bytes(&m, WIRE_K_TOKENS, tokens, made * 4);
+    CU_ASSERT_FATAL(worker_send(worker, &m) == ERR_NONE);
+}
+
+static void wait_for(uint64_t id)
+{
+    CU_ASSERT(fixture_wait(&f, 60000, is_over, &heard[id]));
+    CU_ASSERT_EQUAL(heard[id].error, ERR_NONE);
+}
+
+/* Together or alone, whole or continued: the same tokens. */
+static void test_generate(void)
+{
+    static const char *const prompts[] = {"The city of", "Once upon a time there was a", "He said"};
+    struct heard alone[3], whole;
+    open_all();
+    serve(3, 0);
+    for (int i = 0; i < 3; i++) {
+        memset(&heard[1], 0, sizeof heard[1]);
+        ask(1, prompts[i], 16, NULL, NULL, 0);
+        wait_for(1);
+        CU_ASSERT(heard[1].made == 16 && heard[1].used > 10 && heard[1].reason == WIRE_LENGTH);
+        CU_ASSERT(heard[1].logprob_sum < 0);
+        alone[i] = heard[1];
+    }
+    for (uint32_t i = 0; i < 3; i++)
+        ask(i + 2, prompts[i], 16, NULL, NULL, 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        wait_for(i + 2);
+        CU_ASSERT(heard[i + 2].made == 16 && !memcmp(heard[i + 2].tokens, alone[i].tokens, 64));
+        CU_ASSERT(heard[i + 2].used == alone[i].used && !memcmp(heard[i + 2].text, alone[i].text, alone[i].used));
+    }
+    /* continued after 5 tokens by another worker: what is said joins what was said */
+    whole = alone[1];
+    memset(&heard[5], 0, sizeof heard[5]);
+    ask(5, prompts[1], 16, NULL, whole.tokens, 5);
+    wait_for(5);
+    CU_ASSERT(heard[5].made == 11 && !memcmp(heard[5].tokens, whole.tokens + 5, 44));
+    CU_ASSERT(heard[5].used < whole.used &&
+              !memcmp(heard[5].text, whole.text + whole.used - heard[5].used, heard[5].used));
+    /* a stop string: nothing of it or behind it is said */
+    char stop[4] = {whole.text[6], whole.text[7], whole.text[8], 0};
+    whole.text[whole.used] = 0;
+    size_t before = (size_t)(strstr(whole.text, stop) - whole.text);
+    memset(&heard[6], 0, sizeof heard[6]);
+    ask(6, prompts[1], 16, stop, NULL, 0);
+    wait_for(6);
+    CU_ASSERT(heard[6].reason == WIRE_STOPPED && heard[6].used == before && !memcmp(heard[6].text, whole.text, before));
+    /* a prompt beyond the context */
+    char long_prompt[4000];
+    memset(long_prompt, 'a', sizeof long_prompt);
+    long_prompt[sizeof long_prompt - 1] = 0;
+    ask(7, long_prompt, 4, NULL, NULL, 0);
+    CU_ASSERT(fixture_wait(&f, 30000, is_over, &heard[7]));
+    CU_ASSERT_EQUAL(heard[7].error, ERR_FULL);
+    end();
+    fixture_close(&f);
+}
+
+static void test_window(void)
+{
+    struct wire m;
+    open_all();
+    serve(1, 1);
+    ask(1, "The city of", 4, NULL, NULL, 0);
+    wait_for(1);
+    wire_init(&m, WIRE_COLLECT, 0);
+    CU_ASSERT(worker_send(worker, &m) == ERR_NONE);
+    CU_ASSERT(fixture_wait(&f, 10000, is_over, &heard[0]));
+    CU_ASSERT(heard[0].stats >= 1 && heard[0].sums >= 28); /* 7 linears in 4 layers */
+    uint32_t first = heard[0].stats;
+    heard[0].done = false;
+    CU_ASSERT(worker_send(worker, &m) == ERR_NONE); /* a new window, nothing in it */
+    CU_ASSERT(fixture_wait(&f, 10000, is_over, &heard[0]));
+    CU_ASSERT_EQUAL(heard[0].stats, first + 1);
+    end();
+    fixture_close(&f);
+}
+
+static void task(struct wire *m)
+{
+    begin(m);
+    CU_ASSERT(fixture_wait(&f, 90000, is_over, &heard[m->id]));
+}
+
+static void test_tasks(void)
+{
+    struct wire m;
+    uint32_t tokens[12] = {1, 300, 400, 500, 310, 320, 330, 340, 350, 360, 370, 380};
+    open_all();
+    wire_init(&m, WIRE_PROBE, 1);
+    task(&m);
+    CU_ASSERT(heard[1].done && heard[1].birth.plugins >= 1 && heard[1].birth.probe.cores >= 1);
+    CU_ASSERT_STRING_EQUAL(heard[1].birth.active_plugin, "scalar");
+    end();
+    wire_init(&m, WIRE_BENCH, 1);
+    wire_put_text(&m, WIRE_K_PATH, MODEL);
+    wire_put_u64(&m, WIRE_K_PROMPT, 8);
+    wire_put_u64(&m, WIRE_K_GENERATE, 4);
+    wire_put_u64(&m, WIRE_K_REPEAT, 2);
+    task(&m);
+    CU_ASSERT(heard[1].done && heard[1].result.rows == 2 && heard[1].result.row[0].tok_s > 0);
+    CU_ASSERT_STRING_EQUAL(heard[1].result.row[1].test, "tg4");
+    end();
+    wire_init(&m, WIRE_SHADOW, 1); /* a model against itself */
+    wire_put_text(&m, WIRE_K_BASE, MODEL);
+    wire_put_text(&m, WIRE_K_PATH, MODEL);
+    wire_put_bytes(&m, WIRE_K_TOKENS, tokens, sizeof tokens);
+    wire_put_u64(&m, WIRE_K_PREFIX, 4);
+    task(&m);
+    CU_ASSERT(heard[1].done && wire_u64(&heard[1].last, WIRE_K_COUNT, 0) == 8);
+    CU_ASSERT(wire_u64(&heard[1].last, WIRE_K_TOP1, 0) == 8 && wire_f64(&heard[1].last, WIRE_K_KLD, 1) < 1e-6);
+    end();
+    wire_init(&m, WIRE_SELFTEST, 1); /* without a text: speed and memory only */
+    wire_put_text(&m, WIRE_K_BASE, MODEL);
+    wire_put_text(&m, WIRE_K_PATH, MODEL);
+    task(&m);
+    CU_ASSERT(heard[1].done && wire_f64(&heard[1].last, WIRE_K_DECODE, 0) > 0);
+    CU_ASSERT(wire_f64(&heard[1].last, WIRE_K_BPW, 0) > 15 && wire_u64(&heard[1].last, WIRE_K_RSS, 0) > 1 << 20);
+    CU_ASSERT(wire_f64(&heard[1].last, WIRE_K_PPL, -1) == -1);
+    end();
+    wire_init(&m, WIRE_BENCH, 1);
+    wire_put_text(&m, WIRE_K_PATH, SOURCE_DIR "/README.md");
+    wire_put_u64(&m, WIRE_K_PROMPT, 8);
+    task(&m);
+    CU_ASSERT(heard[1].failed && heard[1].text[0] != 0);
+    end();
+    fixture_close(&f);
+}
+
+/* ---- fetch ---- */
+
+static uint8_t file[300000];
+
+static struct server {
+    struct MHD_Daemon *daemon;
+    uint16_t port;
+    int requests, ranges, fails; /* answers 500 that often first */
+    unsigned status;             /* not 0: always this */
+    size_t cut;                  /* not 0: the body ends after so many bytes, once */
+    bool ignores_range;
+    size_t extra;
+} server;
+
+static ssize_t read_cut(void *context, uint64_t position, char *out, size_t capacity)
+{
+    size_t from = (size_t)context, left = server.cut - (size_t)position;
+    if (left == 0) {
+        server.cut = 0;
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    }
+    if (left > capacity)
+        left = capacity;
+    memcpy(out, file + from + position, left);
+    return (ssize_t)left;
+}
+
+static enum MHD_Result on_access(void *context, struct MHD_Connection *c, const char *url, const char *method,
+                                 const char *version, const char *data, size_t *bytes, void **state)
+{
+    struct MHD_Response *r;
+    size_t from = 0;
+    (void)context;
+    (void)url;
+    (void)method;
+    (void)version;
+    (void)data;
+    (void)bytes;
+    if (!*state) {
+        *state = &server;
+        return MHD_YES;
+    }
+    server.requests++;
+    const char *range = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Range");
+    unsigned status = 200;
+    if (range && !server.ignores_range) {
+        from = strtoul(range + strlen("bytes="), NULL, 10);
+        status = 206;
+        server.ranges++;
+    }
+    if (server.fails-- > 0)
+        status = 500;
+    if (server.status)
+        status = server.status;
+    if (status >= 400)
+        r = MHD_create_response_from_buffer(4, (void *)(uintptr_t)"oops", MHD_RESPMEM_PERSISTENT);
+    else if (server.cut)
+        r = MHD_create_response_from_callback(sizeof file - from, 4096, read_cut, (void *)from, NULL);
+    else
+        r = MHD_create_response_from_buffer(sizeof file - from + server.extra, file + from, MHD_RESPMEM_MUST_COPY);
+    enum MHD_Result result = MHD_queue_response(c, status, r);
+    MHD_destroy_response(r);
+    return result;
+}
+
+static void fetch(const uint8_t digest[32], uint64_t bytes)
+{
+    char path[300], url[64];
+    struct wire m;
+    wire_init(&m, WIRE_FETCH, 1);
+    snprintf(path, sizeof path, "%s/blobs/file", f.folder);
+    snprintf(url, sizeof url, "http://127.0.0.1:%u/b/x", server.port);
+    wire_put_text(&m, WIRE_K_PATH, path);
+    wire_put_text(&m, WIRE_K_URL, url);
+    wire_put_bytes(&m, WIRE_K_DIGEST, digest, 32);
+    wire_put_u64(&m, WIRE_K_BYTES, bytes);
+    task(&m);
+    end();
+}
+
+static void test_fetch(void)
+{
+    uint8_t digest[32], wrong[32] = {1};
+    char path[300], part[310];
+    struct stat st;
+    open_all();
+    randombytes_buf(file, sizeof file);
+    crypto_hash_sha256(digest, file, sizeof file);
+    snprintf(path, sizeof path, "%s/blobs/file", f.folder);
+    snprintf(part, sizeof part, "%s.part", path);
+    server.daemon = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD, 0, NULL, NULL, on_access, NULL, MHD_OPTION_END);
+    CU_ASSERT_FATAL(server.daemon != NULL);
+    server.port = MHD_get_daemon_info(server.daemon, MHD_DAEMON_INFO_BIND_PORT)->port;
+    /* cut in the middle, then a failing server: the rest is asked for, not all again */
+    server.cut = 100000;
+    server.fails = 0;
+    fetch(digest, sizeof file);
+    CU_ASSERT(heard[1].done && server.requests == 2 && server.ranges == 1);
+    CU_ASSERT(stat(path, &st) == 0 && st.st_size == sizeof file && access(part, F_OK) != 0);
+    /* a part of an earlier life; the server fails twice before it answers */
+    CU_ASSERT(rename(path, part) == 0 && truncate(part, 5000) == 0);
+    server.fails = 2;
+    server.ranges = 0;
+    fetch(digest, sizeof file);
+    CU_ASSERT(heard[1].done && server.ranges >= 1 && access(path, F_OK) == 0);
+    /* a server without ranges sends all again */
+    CU_ASSERT(rename(path, part) == 0 && truncate(part, 5000) == 0);
+    server.ignores_range = true;
+    fetch(digest, sizeof file);
+    CU_ASSERT(heard[1].done);
+    /* a damaged part cannot become the file: it is thrown away, the next try is clean */
+    CU_ASSERT(rename(path, part) == 0);
+    int fd = open(part, O_WRONLY);
+    CU_ASSERT(pwrite(fd, "damage", 6, 1000) == 6);
+    close(fd);
+    fetch(digest, sizeof file);
+    CU_ASSERT(heard[1].failed && heard[1].error == ERR_MISMATCH && access(part, F_OK) != 0);
+    fetch(wrong, sizeof file);
+    CU_ASSERT(heard[1].failed && heard[1].error == ERR_MISMATCH && access(path, F_OK) != 0);
+    fetch(digest, sizeof file - 10); /* more bytes than the plan says */
+    CU_ASSERT(heard[1].failed && heard[1].error == ERR_MISMATCH);
+    server.requests = 0;
+    server.status = 404; /* permanent: asked once */
+    fetch(digest, sizeof file);
+    CU_ASSERT(heard[1].failed && heard[1].error == ERR_NOT_FOUND && server.requests == 1);
+    server.status = 403;
+    fetch(digest, sizeof file);
+    CU_ASSERT(heard[1].failed && heard[1].error == ERR_UNSUPPORTED && server.requests == 2);
+    MHD_stop_daemon(server.daemon);
+    fixture_close(&f);
+}
+
+/* ---- supervision, by the stub ---- */
+
+static enum err failed_with;
+static bool is_done;
+
+static void on_done(void *context, const struct wire *m)
+{
+    (void)context;
+    (void)m;
+    is_done = true;
+    failed_with = ERR_NONE;
+}
+
+static void on_failed(void *context, enum err error, const char *why)
+{
+    (void)context;
+    CU_ASSERT(why[0] != 0);
+    is_done = true;
+    failed_with = error;
+}
+
+static bool task_is_done(void *context)
+{
+    (void)context;
+    return is_done;
+}
+
+static void test_supervision(void)
+{
+    static const struct {
+        const char *mode;
+        enum err error;
+    } cases[] = {{"ok", ERR_NONE},          {"fail", ERR_UNSUPPORTED}, {"crash", ERR_CRASHED},
+                 {"garbage", ERR_CRASHED},  {"memory", ERR_MEMORY},    {"hang", ERR_TIMEOUT}};
+    struct task *t;
+    struct task_options o = {.weight = TASK_SHADOW, .done = on_done, .failed = on_failed};
+    struct wire m;
+    fixture_open(&f);
+    f.settings.hang_s = 1;
+    CU_ASSERT_FATAL(task_open(f.loop, &f.settings, &t) == ERR_NONE);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        setenv("STUB_VERIFY", cases[i].mode, 1);
+        is_done = false;
+        wire_init(&m, WIRE_VERIFY, 1);
+        CU_ASSERT_EQUAL(task_start(t, &o, &m), ERR_NONE);
+        CU_ASSERT_EQUAL(task_start(t, &o, &m), ERR_FULL);
+        CU_ASSERT(fixture_wait(&f, 10000, task_is_done, NULL));
+        CU_ASSERT_EQUAL(failed_with, cases[i].error);
+        CU_ASSERT(!task_is_busy(t));
+    }
+    /* killed from outside; given up for something of more weight; cancelled in silence */
+    is_done = false;
+    CU_ASSERT_EQUAL(task_start(t, &o, &m), ERR_NONE);
+    kill(task_pid(t), SIGKILL);
+    CU_ASSERT(fixture_wait(&f, 10000, task_is_done, NULL) && failed_with == ERR_CRASHED);
+    is_done = false;
+    CU_ASSERT_EQUAL(task_start(t, &o, &m), ERR_NONE);
+    struct task_options more = o;
+    more.weight = TASK_JOB;
+    setenv("STUB_VERIFY", "ok", 1);
+    CU_ASSERT_EQUAL(task_start(t, &more, &m), ERR_NONE);
+    CU_ASSERT(is_done && failed_with == ERR_CANCELLED);
+    is_done = false;
+    CU_ASSERT(fixture_wait(&f, 10000, task_is_done, NULL) && failed_with == ERR_NONE);
+    is_done = false;
+    setenv("STUB_VERIFY", "hang", 1);
+    CU_ASSERT_EQUAL(task_start(t, &o, &m), ERR_NONE);
+    task_cancel(t, TASK_SHADOW);
+    CU_ASSERT(!task_is_busy(t) && !is_done);
+    worker_set_program("/nowhere/tared-worker");
+    CU_ASSERT_EQUAL(task_start(t, &o, &m), ERR_NOT_FOUND);
+    task_close(t);
+    fixture_close(&f);
+}
+
+RUN_SUITE("worker", {"supervision", test_supervision}, {"fetch", test_fetch}, {"probe, bench, shadow, test", test_tasks},
+          {"generation", test_generate}, {"window of statistics", test_window})
