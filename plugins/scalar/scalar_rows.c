@@ -139,9 +139,9 @@ static float gate_of(uint32_t function, float x)
 {
     switch (function) {
     case HAL_SILU: return x / (1.0f + expf(-x));
-    case HAL_GELU_TANH: /* (1 + tanh u) / 2 = 1 / (1 + e^-2u), which does not cancel */
-        return x / (1.0f + expf(-2.0f * 0.7978845608f * (x + 0.044715f * x * x * x)));
-    case HAL_GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.7071067812f));
+    /* without the cancellation of 1 + tanh and 1 + erf on the negative side */
+    case HAL_GELU_TANH: return x / (1.0f + expf(-1.5957691216f * (x + 0.044715f * x * x * x)));
+    case HAL_GELU_ERF: return 0.5f * x * erfcf(x * -0.7071067812f);
     default: return x > 0.0f || isnan(x) ? x : 0.0f;
     }
 }
