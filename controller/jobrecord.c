@@ -99,8 +99,13 @@ static void set_measured(json_t *job, const struct message_measured *m)
     if (doc) {
         doc_note_real(doc, "ppl", (double)m->ppl);
         doc_note_real(doc, "ppl_base", (double)m->ppl_base);
-        doc_set_real(doc, "dppl_percent", (double)m->dppl_percent);
-        doc_set_real(doc, "kld_mean", (double)m->kld_mean);
+        if (m->ppl > 0) { /* measured, so that 0 says something */
+            doc_set_real(doc, "dppl_percent", (double)m->dppl_percent);
+            doc_set_real(doc, "kld_mean", (double)m->kld_mean);
+        } else {
+            doc_note_real(doc, "dppl_percent", (double)m->dppl_percent);
+            doc_note_real(doc, "kld_mean", (double)m->kld_mean);
+        }
         doc_note_real(doc, "kld_99", (double)m->kld_99);
         doc_note_real(doc, "kld_max", (double)m->kld_max);
         doc_note_real(doc, "top1_percent", (double)m->top1_percent);

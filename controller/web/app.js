@@ -99,7 +99,7 @@ function stages(rollout) {
     const future = i > rollout.stage || rollout.state === 'preparing';
     return el('div', { class: 'stage' + (future ? ' future' : '') },
       el('div', { class: 'track' }, part(s.committed, 'committed'), part(s.restored, 'restored'), part(s.failed, 'failed'), part(s.active, 'active')),
-      el('small', {}, `stage ${i + 1} · ${Math.round(s.percent)} % · ${s.committed} of ${s.devices}`));
+      el('small', {}, `stage ${i + 1} · ${Math.round(s.percent)} % · ${s.committed}/${s.devices}`));
   }));
 }
 
@@ -128,7 +128,13 @@ async function showOverview() {
     tile(pending, 'wait for approval', pending > 0), tile(running, 'rollouts under way'),
     tile(status.telemetry_records.toLocaleString(), 'telemetry records kept'), tile(status.files, 'files registered'));
   $('newest').replaceChildren(...(rollouts.length ? rolloutHead(rollouts[0]).filter(Boolean) : [el('p', { class: 'empty' }, 'no rollout yet: tare fleet deploy RECIPE --model NAME')]));
+  table($('overview-devices'), [{ title: 'Device' }, { title: 'Standing' }, { title: 'Plugin' }, { title: 'Variant' }, { title: 'Job' }, { title: 'Last seen' }],
+    devices.slice(0, 12).map((d) => ({ cells: [deviceName(d), pill(d.status, statusKind[d.status]), d.plugin, short(d.variant), d.job_state, when(d.last_seen)] })), 'no device has shown itself yet');
   trail($('latest'), decisions);
+}
+
+function deviceName(d) {
+  return el('span', {}, el('i', { class: 'dot' + (d.online ? ' on' : ''), title: d.online ? 'online' : 'offline' }), el('b', {}, d.name), ' ', short(d.id));
 }
 
 function deviceDetail(d) {
@@ -151,7 +157,7 @@ async function showDevices() {
   table($('device-table'), [{ title: 'Device' }, { title: 'Standing' }, { title: 'Hardware' }, { title: 'Plugin' }, { title: 'Variant' }, { title: 'Job' }, { title: 'Last seen' }, { title: '' }],
     devices.map((d) => ({
       pick: () => { state.device = state.device === d.id ? null : d.id; refresh(); }, picked: state.device === d.id,
-      cells: [el('span', {}, el('i', { class: 'dot' + (d.online ? ' on' : ''), title: d.online ? 'online' : 'offline' }), el('b', {}, d.name), ' ', short(d.id)),
+      cells: [deviceName(d),
         pill(d.status, statusKind[d.status]), `${d.arch}, ${d.cores} cores, ${mib(d.memory_bytes)}`, d.plugin, short(d.variant), d.job_state, when(d.last_seen),
         el('div', { class: 'actions' },
           d.status !== 'approved' ? el('button', { class: 'primary', onclick: (e) => { e.stopPropagation(); order(`devices/${d.id}/approve`, {}, `Let ${d.name} into the fleet? Its key: ${d.key}`); } }, 'Approve') : null,

@@ -20,6 +20,16 @@ function style(name) {
 
 // lines: [{name, device, dash, points: [{x: ms, y}]}]; limits: [{name, y}]
 function drawLines(id, lines, limits = []) {
+  const plot = document.getElementById(id).parentElement;
+  let none = plot.querySelector('.none');
+  if (!none) {
+    none = document.createElement('div');
+    none.className = 'none';
+    none.textContent = 'nothing measured yet';
+    plot.append(none);
+  }
+  none.hidden = lines.length > 0;
+  document.getElementById(id).style.visibility = lines.length ? '' : 'hidden';
   const all = lines.flatMap((line) => line.points.map((p) => p.x));
   const from = Math.min(...all), to = Math.max(...all);
   const datasets = lines.map((line) => ({
