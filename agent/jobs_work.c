@@ -586,8 +586,12 @@ static void tidy(struct jobs *j)
 {
     struct store_txn *t;
     bool keeps = j->now.state != JOB_IDLE && !job_is_ended(j->now.state);
+    const struct settings *s = j->options.settings;
+    uint64_t left = slots_disk_free(s->state);
+    /* What nobody needs now may be needed again: the next plan is often for the same base. */
+    uint64_t keep_bytes = s->disk_bytes ? s->disk_bytes / 2 : left == UINT64_MAX ? 0 : left / 4;
     if (store_begin(j->options.store, false, &t) == ERR_NONE) {
-        slots_sweep(j->options.settings->state, t, keeps ? &j->plan : NULL, j->options.settings->disk_bytes / 2);
+        slots_sweep(s->state, t, keeps ? &j->plan : NULL, keep_bytes);
         store_abort(t);
     }
     j->options.hooks.changed(j->options.hooks.context);

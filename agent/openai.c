@@ -135,6 +135,8 @@ static void suspend(struct call *c)
 
 static bool append(struct call *c, const char *text, size_t bytes)
 {
+    if (bytes == 0)
+        return true;
     if (c->text_sent && c->text_sent == c->text_bytes)
         c->text_sent = c->text_bytes = 0;
     if (c->text_bytes + bytes > c->text_capacity) {

@@ -257,7 +257,8 @@ enum err wire_flush(struct wire_channel *c)
         }
         done += (size_t)n;
     }
-    memmove(c->out, c->out + done, c->out_used - done);
+    if (done)
+        memmove(c->out, c->out + done, c->out_used - done);
     c->out_used -= done;
     if (c->out_used == 0 && c->out_capacity > CHUNK) { /* idle memory is the agent's budget */
         free(c->out);
@@ -295,7 +296,8 @@ bool wire_is_waiting(const struct wire_channel *c)
 
 enum err wire_fill(struct wire_channel *c)
 {
-    memmove(c->in, c->in + c->in_taken, c->in_used - c->in_taken);
+    if (c->in_taken)
+        memmove(c->in, c->in + c->in_taken, c->in_used - c->in_taken);
     c->in_used -= c->in_taken;
     c->in_taken = 0;
     if (c->in_used == 0 && c->in_capacity > 4 * CHUNK) {

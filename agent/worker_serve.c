@@ -95,6 +95,8 @@ static size_t sayable(const struct worker_sequence *s, bool *is_stopped)
     size_t say = s->held_bytes, at = 0;
     const char *stop;
     *is_stopped = false;
+    if (s->held_bytes == 0)
+        return 0;
     while ((stop = wire_list_next(s->stop, s->stop_bytes, &at))) {
         size_t n = strlen(stop);
         const char *hit = memmem(s->held, s->held_bytes, stop, n);
@@ -168,7 +170,8 @@ static bool take_token(struct worker_server *v, struct worker_sequence *s, const
         say = s->held_bytes;
     if (!is_replayed)
         say_token(v, s, &c->token, s->held, say, is_end ? NULL : top, is_end ? 0 : top_bytes);
-    memmove(s->held, s->held + say, s->held_bytes - say);
+    if (say)
+        memmove(s->held, s->held + say, s->held_bytes - say);
     s->held_bytes -= say;
     if (is_stopped || is_last) {
         say_end(v, s, s->id, is_end || is_stopped ? WIRE_STOPPED : WIRE_LENGTH, ERR_NONE, NULL);

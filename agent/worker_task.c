@@ -19,7 +19,7 @@
 #include "protocol/hex.h"
 #include "protocol/message.h"
 
-enum { EVAL_CONTEXT = 512, CONTEXT_LEAST = 64, SPEED_PROMPT = 128, SPEED_GENERATE = 32, SPEED_TIMES = 3 };
+enum { EVAL_CONTEXT = 512, EVAL_CONTEXT_LEAST = 64, CONTEXT_LEAST = 64, SPEED_PROMPT = 128, SPEED_GENERATE = 32, SPEED_TIMES = 3 };
 
 enum err worker_open_model(const struct gguf *g, struct engine *e, const struct model_options *o, struct model **out,
                            char *why)
@@ -197,8 +197,12 @@ static enum err eval_file(struct worker_self *w, struct opened *variant, struct 
         goto out;
     if (most < o.context)
         o.context = most & ~1u;
-    if (!(e = tokenizer_open(base->gguf, &tokenizer, why)))
+    if ((e = tokenizer_open(base->gguf, &tokenizer, why)))
+        goto out;
+    do { /* a text of less than two windows is measured in shorter ones */
         e = eval_text(variant->model, base->model, tokenizer, text, (size_t)st.st_size, &o, out, why);
+        o.context = o.context / 4 * 2;
+    } while (e == ERR_ARGUMENT && o.context >= EVAL_CONTEXT_LEAST);
 out:
     if (e == ERR_IO)
         snprintf(why, WORKER_WHY, "%.200s cannot be read", path);
