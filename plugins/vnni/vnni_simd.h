@@ -71,12 +71,12 @@ INLINE VF vf_load_part(const float *p, uint32_t n)
 }
 INLINE void vf_store_part(float *p, VF a, uint32_t n)
 {
-    _mm512_mask_storeu_ps(p, n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1), a);
+    _mm512_mask_storeu_ps(p, (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1u), a);
 }
 /* a in the first n lanes, b in the others */
 INLINE VF vf_first(uint32_t n, VF a, VF b)
 {
-    return _mm512_mask_blend_ps(n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1), b, a);
+    return _mm512_mask_blend_ps((__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1u), b, a);
 }
 INLINE VI vi_from_f(VF a) { return _mm512_cvtps_epi32(a); } /* nearest even */
 INLINE VF vf_power_of_two(VI n) /* 2^n, -126 <= n <= 127 */
