@@ -96,13 +96,14 @@ static void note_changes(const struct cli_call *call, struct seen *seen, const j
     json_array_foreach(jobs, i, job)
     {
         const char *state = fleet_text(job, "state"), *code = fleet_text(job, "code");
-        snprintf(now, sizeof now, "%.20s %.20s", state[0] ? state : fleet_text(job, "phase"),
-                 strcmp(code, "ok") != 0 ? code : "");
+        bool has_code = code[0] && strcmp(code, "ok") != 0;
+        snprintf(now, sizeof now, "%.20s%s%.20s", state[0] ? state : fleet_text(job, "phase"),
+                 has_code ? " " : "", has_code ? code : "");
         if (i >= seen->devices || !strcmp(now, seen->state[i]))
             continue;
         snprintf(seen->state[i], SEEN_BYTES, "%s", now);
-        cli_note(call, "%s  %-12.32s %s%s\n", clock, device_name(job), now,
-                 fleet_text(job, "reason"));
+        cli_note(call, "%s  %-12.32s %s%s%s\n", clock, device_name(job), now,
+                 fleet_text(job, "reason")[0] ? ": " : "", fleet_text(job, "reason"));
     }
     snprintf(now, sizeof now, "%.20s, stage %d", fleet_text(r, "state"), fleet_stage(r));
     if (strcmp(now, seen->rollout) != 0)
