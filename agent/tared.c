@@ -1,5 +1,6 @@
 /* tared.c: the agent: reads its settings, puts the parts together, runs until it is told to stop. */
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -427,6 +428,9 @@ int main(int argc, char **argv)
 {
     static struct agent a;
     char why[512];
+    /* Three threads that hardly allocate need no arenas of their own, and what is free goes back. */
+    mallopt(M_ARENA_MAX, 1);
+    mallopt(M_TRIM_THRESHOLD, 64 << 10);
     bool only_id = argc == 3 && strcmp(argv[1], "--id") == 0;
     if (argc == 2 && strcmp(argv[1], "--version") == 0) {
         printf("tared %s\n", AGENT_VERSION);

@@ -1,6 +1,7 @@
 /* telemetry.c: see telemetry.h. */
 #include "agent/telemetry.h"
 
+#include <malloc.h>
 #include <math.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -20,10 +21,12 @@ enum {
     SHADOW_TOKENS_MAX = 2048,
     RECORDS_MAX = METRICS + 4 + ERRORS_MAX + EVENTS_MAX,
     RECORD_BYTES = 8192,
-    SHADOW_AGAIN_MS = 1000
+    SHADOW_AGAIN_MS = 1000,
+    SHADOW_PATIENCE_MS = 5000 /* a device that is never idle is looked at too; the worker is nice */
 };
 
 struct shadow {
+    int64_t from_ms;
     uint32_t *tokens;
     uint32_t count, prefix;
     uint8_t variant[32];
@@ -202,6 +205,7 @@ static void keep_shadow(struct telemetry *t, const struct serve_cost *c)
     if (!(s->tokens = malloc((size_t)count * 4)))
         return;
     memcpy(s->tokens, c->tokens, (size_t)count * 4);
+    s->from_ms = loop_now_ms(t->options.loop);
     s->count = count;
     s->prefix = c->prompt_tokens;
     memcpy(s->variant, c->variant, 32);
@@ -281,7 +285,9 @@ static void on_idle(void *context)
         drop_shadow(t); /* it was answered by a variant that is gone */
     if (!t->queued)
         return;
-    if (!serve_is_idle(t->options.serve) || task_is_busy(t->options.task)) {
+    bool is_due = serve_is_idle(t->options.serve) ||
+                  loop_now_ms(t->options.loop) - t->queue[0].from_ms > SHADOW_PATIENCE_MS;
+    if (!is_due || task_is_busy(t->options.task)) {
         loop_set_timer(t->options.loop, &t->idle, SHADOW_AGAIN_MS, on_idle, t);
         return;
     }
@@ -441,6 +447,7 @@ static void on_batch(void *context)
 {
     struct telemetry *t = context;
     telemetry_flush(t);
+    malloc_trim(0); /* the agent's own memory is small, and stays so */
     loop_set_timer(t->options.loop, &t->batch, batch_ms(t), on_batch, t);
 }
 

@@ -1,6 +1,7 @@
 /* worker_task.c: the tasks that need an engine: derive a variant, test it, time it, compare it. */
 #include "agent/worker_serve.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
@@ -449,6 +450,9 @@ void worker_shadow(struct worker_self *w, const struct wire *m)
         goto out;
     }
     memcpy(tokens, view, bytes);
+    errno = 0;
+    if (nice(19) == -1 && errno)
+        log_debug("worker: a shadow run cannot be nice");
     if ((e = worker_engine(w, NULL, 0, &engine, why)) ||
         (e = open_model(w, base_path, engine, count, &base, why)) ||
         (e = open_model(w, path, engine, count, &variant, why)) ||
