@@ -11,8 +11,8 @@
 
 uint32_t open_model_cache(int index)
 {
-    static const uint32_t types[] = {HAL_F16, HAL_Q8_0, HAL_Q4_0};
-    return index >= 0 && index < 3 ? types[index] : HAL_F16;
+    static const uint32_t types[] = {HAL_F16, HAL_Q8_0, HAL_Q4_0, MODEL_CACHE_F32};
+    return index >= 0 && index < 4 ? types[index] : HAL_F16;
 }
 
 static void show(void *context, uint64_t done, uint64_t total)

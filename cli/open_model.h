@@ -14,7 +14,7 @@ struct open_model {
 };
 
 /* Options of a cache type, in the order of open_model_cache's index. */
-#define OPEN_MODEL_CACHES "f16|q8_0|q4_0"
+#define OPEN_MODEL_CACHES "f16|q8_0|q4_0|f32"
 uint32_t open_model_cache(int index);
 
 /* Show the loading as progress; returns CLI_DONE, or has called cli_fail. Close it in any case. */

@@ -6,7 +6,7 @@
 #include "hal/block.h"
 #include "plugins/scalar/scalar.h"
 
-static const uint32_t cache_types[] = {HAL_F16, HAL_Q8_0, HAL_Q4_0};
+static const uint32_t cache_types[] = {HAL_F16, HAL_Q8_0, HAL_Q4_0, HAL_F32};
 
 /* Clear both caches, so that slots never stored compare equal too. */
 static enum err clear(struct check_run *c, struct check_pair *cache)
@@ -53,7 +53,7 @@ static enum err fill_slots(struct check_run *c, struct check_pair *cache, uint32
 enum err check_store(struct check_run *c)
 {
     enum err e = ERR_NONE;
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < sizeof cache_types / sizeof *cache_types; i++)
         for (c->pattern = 0; c->pattern < CHECK_PATTERNS && e == ERR_NONE; c->pattern++) {
             struct check_pair cache;
             check_case(c, "%s slots=40 cols=96", block_type(cache_types[i])->name);
@@ -139,7 +139,8 @@ enum err check_attend(struct check_run *c)
         {HAL_Q4_0, 4, 4, 32, 32, 2, 40, 0.0f, 0},   {HAL_F16, 4, 1, 64, 64, 1, 1, 0.0f, 0},
         {HAL_F16, 6, 2, 48, 48, 9, 100, 30.0f, 0},  {HAL_F16, 4, 1, 80, 64, 6, 70, 0.0f, 1},
         {HAL_F16, 2, 2, 20, 12, 5, 31, 0.0f, 0},    {HAL_Q8_0, 32, 8, 128, 128, 17, 300, 0.0f, 0},
-        {HAL_F16, 32, 8, 128, 128, 4, 513, 0.0f, 0}};
+        {HAL_F16, 32, 8, 128, 128, 4, 513, 0.0f, 0},
+        {HAL_F32, 6, 3, 24, 16, 7, 90, 20.0f, 0},   {HAL_F32, 4, 1, 40, 32, 5, 50, 0.0f, 1}};
     const size_t count = c->options->is_quick ? 4 : sizeof cases / sizeof cases[0];
     enum err e = ERR_NONE;
     for (size_t i = 0; i < count && e == ERR_NONE; i++) {

@@ -52,7 +52,7 @@ enum hal_type {
  * takes HAL_ACTIVATION  F32, dense, row-major: the host may present the same mem under another rows
  * x cols of the same product, or its first rows only. Vectors that rows are multiplied with or
  *                   added to (w and b of norms, biases) are activations of one row too
- *   HAL_CACHE       rows are slots; F16, Q8_0 or Q4_0; written by store, read by attend */
+ *   HAL_CACHE       rows are slots; F32, F16, Q8_0 or Q4_0; written by store, read by attend */
 enum hal_use { HAL_WEIGHT = 0, HAL_ACTIVATION = 1, HAL_CACHE = 2 };
 
 /* A matrix in the plugin's memory. Made by mat_new, released by mat_free. Only the plugin follows

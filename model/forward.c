@@ -37,8 +37,11 @@ static void yarn(struct forward *f, struct forward_rope *r, float base, float fa
         const double speed = (double)r->speed[i];
         r->speed[i] = (float)(speed / (double)factor * (1 - ramp) + speed * ramp);
     }
-    r->magnitude = (float)((double)weights_f32_or(w, "rope.scaling.yarn_attn_factor", 1) *
-                           (1 + 0.1 * log((double)factor)));
+    /* A log multiplier says that the scores are scaled instead (DeepSeek), and by the same magnitude. */
+    const bool is_elsewhere = weights_f32_or(w, "rope.scaling.yarn_log_multiplier", 0) > 0;
+    r->magnitude = weights_f32_or(w, "rope.scaling.yarn_attn_factor", 1) *
+                   weights_f32_or(w, "rope.scaling.attn_factor", 1) *
+                   (is_elsewhere ? 1 : (float)(1 + 0.1 * log((double)factor)));
 }
 
 static bool is_word(struct gguf_text text, const char *word)

@@ -233,11 +233,40 @@ static double rope_base(const struct import_source *s)
 
 static enum err scaling_keys(struct import_source *s, const char *kind)
 {
-    enum err e = put_text(s, "rope.scaling.type", kind);
-    if (!e) e = put(s, "rope.scaling.factor", true, number_or(rope_field(s, "full_attention", "factor"), 1));
     const json_t *old = rope_field(s, "full_attention", "original_max_position_embeddings");
+    const double context = number_or(field(s, "max_position_embeddings"), 1);
+    const double factor = number_or(rope_field(s, "full_attention", "factor"),
+                                    old ? context / json_number_value(old) : 1);
+    enum err e = put_text(s, "rope.scaling.type", kind);
+    if (!e) e = put(s, "rope.scaling.factor", true, factor);
     if (!e && old) e = put(s, "rope.scaling.original_context_length", false, json_number_value(old));
+    if (e || strcmp(kind, "yarn") != 0)
+        return e;
+    static const char *const betas[][2] = {{"beta_fast", "rope.scaling.yarn_beta_fast"},
+                                           {"beta_slow", "rope.scaling.yarn_beta_slow"}};
+    for (size_t i = 0; i < 2 && !e; i++) {
+        const json_t *v = rope_field(s, "full_attention", betas[i][0]);
+        if (json_is_number(v))
+            e = put(s, betas[i][1], true, json_number_value(v));
+    }
+    /* GGUF's number multiplies the magnitude that YaRN's own formula gives */
+    const json_t *whole_factor = rope_field(s, "full_attention", "attention_factor");
+    if (!e && json_is_number(whole_factor) && factor > 1)
+        e = put(s, "rope.scaling.attn_factor", true, json_number_value(whole_factor) / (1 + 0.1 * log(factor)));
     return e;
+}
+
+/* DeepSeek scales its scores by YaRN's magnitude; cosines are scaled by the quotient of two, which GGUF
+ * has no key for: all published models have 1 there. */
+static enum err score_scaling(struct import_source *s)
+{
+    const double all = number_or(rope_field(s, "full_attention", "mscale_all_dim"), 0);
+    const double own = number_or(rope_field(s, "full_attention", "mscale"), 0);
+    if (all == 0)
+        return ERR_NONE;
+    if (own != all || rope_field(s, "full_attention", "attention_factor"))
+        return import_fail(s, ERR_UNSUPPORTED, "config.json: rope scaling: expected mscale to equal mscale_all_dim");
+    return put(s, "rope.scaling.yarn_log_multiplier", true, 0.1 * all);
 }
 
 static enum err rope_keys(struct import_source *s, uint32_t dims)
@@ -409,8 +438,7 @@ static enum err deepseek2_keys(struct import_source *s)
     if (!e) e = put(s, "attention.key_length_mla", false, s->nope_dim + rope);
     if (!e) e = put(s, "attention.value_length_mla", false, s->value_dim);
     if (!e) e = rope_keys(s, rope);
-    const json_t *all = rope_field(s, "full_attention", "mscale_all_dim");
-    if (!e && all) e = put(s, "rope.scaling.yarn_log_multiplier", true, 0.1 * json_number_value(all));
+    if (!e) e = score_scaling(s);
     if (!e) e = whole(s, "n_routed_experts", NULL, false, &s->experts);
     if (!e) e = put(s, "leading_dense_block_count", false,
                     number_or(field(s, "first_k_dense_replace"), s->experts ? 0 : s->layers));

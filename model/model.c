@@ -33,9 +33,11 @@ static const struct model_family *find_family(struct gguf_text architecture)
     return NULL;
 }
 
-static bool is_cache_type(uint32_t type)
+/* The element type that an option asks for; false: none of a cache. */
+static bool cache_type(uint32_t option, uint32_t *out)
 {
-    return type == HAL_F16 || type == HAL_Q8_0 || type == HAL_Q4_0;
+    *out = option == MODEL_CACHE_F32 ? HAL_F32 : option == 0 ? HAL_F16 : option;
+    return *out == HAL_F32 || *out == HAL_F16 || *out == HAL_Q8_0 || *out == HAL_Q4_0;
 }
 
 /* Sizes that were left open; floats is what a row of a step needs. */
@@ -109,9 +111,9 @@ static void open_parts(struct model *m, const struct model_options *o)
         choose_sizes(f, o, floats);
     if (w->error)
         return;
-    const uint32_t type_k = o->cache_k ? o->cache_k : HAL_F16, type_v = o->cache_v ? o->cache_v : HAL_F16;
-    if (!is_cache_type(type_k) || !is_cache_type(type_v)) {
-        weights_fail(w, ERR_ARGUMENT, "expected a cache of F16, Q8_0 or Q4_0");
+    uint32_t type_k, type_v;
+    if (!cache_type(o->cache_k, &type_k) || !cache_type(o->cache_v, &type_v)) {
+        weights_fail(w, ERR_ARGUMENT, "expected a cache of F32, F16, Q8_0 or Q4_0");
         return;
     }
     for (uint32_t i = 0; i < gguf_tensors(w->g); i++)

@@ -18,6 +18,9 @@
 struct engine; /* hal/engine.h */
 struct model;
 
+/* HAL_F32 is zero, which asks for the default. */
+enum { MODEL_CACHE_F32 = 0x10000 };
+
 /* Zero means the default in every field. */
 struct model_options {
     uint32_t context;   /* positions of one sequence at most; default: as trained, at most 4096 */
@@ -25,7 +28,7 @@ struct model_options {
     uint32_t slots;     /* cache positions of all sequences together; default context * sequences */
     uint32_t batch;     /* tokens in one step at most; default: 32 to 512, so that activations stay small */
     uint32_t head_rows; /* rows of logits computed at once; default: sequences, up to 16 in 4 MiB */
-    uint32_t cache_k;   /* HAL_F16 (default), HAL_Q8_0 or HAL_Q4_0 */
+    uint32_t cache_k;   /* HAL_F16 (default), HAL_Q8_0, HAL_Q4_0 or MODEL_CACHE_F32 */
     uint32_t cache_v;
     void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes); /* of loading; or NULL */
     void *progress_context;

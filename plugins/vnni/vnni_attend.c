@@ -15,8 +15,8 @@ struct job {
 
 static size_t head_bytes(uint32_t type, uint32_t dim)
 {
-    if (type == HAL_F16)
-        return (size_t)dim * 2;
+    if (type == HAL_F16 || type == HAL_F32)
+        return (size_t)dim * (type == HAL_F16 ? 2 : 4);
     return (size_t)(dim / 32) * (type == HAL_Q8_0 ? 34 : 18);
 }
 

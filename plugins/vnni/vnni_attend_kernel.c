@@ -60,6 +60,10 @@ static void decode(uint32_t type, const uint8_t *p, uint32_t dim, float *out)
             out[i] = half_at(p + 2 * (size_t)i);
         return;
     }
+    if (type == HAL_F32) {
+        memcpy(out, p, (size_t)dim * sizeof *out);
+        return;
+    }
     const size_t block_bytes = type == HAL_Q8_0 ? 34 : 18;
     for (uint32_t i = 0; i < dim; i += 32, p += block_bytes) {
         int8_t codes[32];

@@ -1,0 +1,187 @@
+/* family_test.c: small random models of every family, imported from Hugging Face folders: the logits are
+ * those that transformers gave (make_family_fixtures.py), however the prompt is cut and cached. */
+#include "tests/harness.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "hal/engine.h"
+#include "model/import.h"
+#include "model/model.h"
+#include "model/tokenizer.h"
+
+static const char *const names[] = {"llama3", "llama_yarn", "llama_linear", "mistral", "qwen2", "qwen3",
+                                    "gemma2", "gemma3", "phi3", "phi3_long", "gpt2", "gptneox",
+                                    "gptneox_serial", "deepseek2", "deepseek2_groups", "deepseek3", "bert"};
+enum { NAMES = sizeof names / sizeof *names, CONTEXT = 320 };
+
+struct reference {
+    uint32_t tokens, positions, cols;
+    uint32_t *token, *position;
+    float *row;  /* [positions, cols] */
+    float range; /* largest less smallest value */
+};
+
+static char reason[GGUF_REASON_BYTES];
+static struct engine *scalar, *vnni; /* vnni NULL: not built, or not for this machine */
+
+static bool read_reference(const char *name, struct reference *r)
+{
+    char path[512];
+    uint32_t head[3];
+    snprintf(path, sizeof path, "%s/tests/model/family/%s/reference.bin", SOURCE_DIR, name);
+    FILE *f = fopen(path, "rb");
+    *r = (struct reference){0};
+    if (!f || fread(head, sizeof head, 1, f) != 1 || head[0] > CONTEXT || head[1] > head[0])
+        return f && fclose(f) && false;
+    *r = (struct reference){.tokens = head[0], .positions = head[1], .cols = head[2]};
+    r->token = calloc(head[0], sizeof *r->token);
+    r->position = calloc(head[1], sizeof *r->position);
+    r->row = calloc((size_t)head[1] * head[2], sizeof *r->row);
+    const bool is_whole = r->token && r->position && r->row &&
+                          fread(r->token, sizeof *r->token, head[0], f) == head[0] &&
+                          fread(r->position, sizeof *r->position, head[1], f) == head[1] &&
+                          fread(r->row, head[2] * sizeof *r->row, head[1], f) == head[1];
+    fclose(f);
+    float low = INFINITY, high = -INFINITY;
+    for (size_t i = 0; is_whole && i < (size_t)head[1] * head[2]; i++) {
+        low = fminf(low, r->row[i]);
+        high = fmaxf(high, r->row[i]);
+    }
+    r->range = high - low;
+    return is_whole;
+}
+
+static void close_reference(struct reference *r)
+{
+    free(r->token);
+    free(r->position);
+    free(r->row);
+}
+
+static struct gguf *import(const char *name, uint32_t type)
+{
+    char folder[512], path[] = "/tmp/family_test.XXXXXX";
+    struct import_report report;
+    struct gguf *g = NULL;
+    const int fd = mkstemp(path);
+    CU_ASSERT_FATAL(fd >= 0);
+    close(fd);
+    snprintf(folder, sizeof folder, "%s/tests/model/family/%s", SOURCE_DIR, name);
+    const struct import_options options = {.input = folder, .output = path, .type = type};
+    if (import_run(&options, &report, reason) || gguf_open(path, &g, reason))
+        printf("\n    %s: %s\n", name, reason);
+    unlink(path);
+    return g;
+}
+
+/* The largest difference of output rows [first, first + count) of the last step, as a share of the range. */
+static double compare(struct model *m, const struct reference *r, uint32_t first, uint32_t count)
+{
+    double worst = 0;
+    static float hidden[CONTEXT * 512];
+    const float *row = NULL;
+    const bool is_encoder = strcmp(model_info(m)->architecture, "bert") == 0;
+    if (is_encoder && model_hidden(m, hidden))
+        return INFINITY;
+    for (uint32_t i = 0; i < r->positions; i++) {
+        if (r->position[i] < first || r->position[i] >= first + count)
+            continue;
+        if (!is_encoder && model_logits(m, r->position[i] - first, 1, &row))
+            return INFINITY;
+        if (is_encoder)
+            row = hidden + (size_t)(r->position[i] - first) * r->cols;
+        for (uint32_t c = 0; c < r->cols; c++) {
+            const double d = fabs((double)row[c] - (double)r->row[(size_t)i * r->cols + c]);
+            worst = d > worst || isnan(d) ? d : worst;
+        }
+    }
+    return worst / (double)r->range;
+}
+
+/* The prompt in steps of `step` tokens. */
+static double run(struct model *m, const struct reference *r, uint32_t step)
+{
+    double worst = 0;
+    (void)model_truncate(m, 0, 0);
+    for (uint32_t at = 0; at < r->tokens; at += step) {
+        const uint32_t count = r->tokens - at < step ? r->tokens - at : step;
+        const struct model_run one = {0, count, count, r->token + at};
+        if (model_step(m, &one, 1))
+            return INFINITY;
+        const double d = compare(m, r, at, count);
+        worst = d > worst || isnan(d) ? d : worst;
+    }
+    return worst;
+}
+
+static struct model *open_on(const struct gguf *g, struct engine *e, uint32_t cache)
+{
+    struct model *m = NULL;
+    const struct model_options options = {
+        .context = CONTEXT, .batch = CONTEXT, .head_rows = 1, .cache_k = cache, .cache_v = cache};
+    if (model_open(g, e, &options, &m, reason))
+        printf("\n    %s\n", reason);
+    return m;
+}
+
+/* One go, pieces and single tokens, in F32 throughout; then with the F16 cache that is the default. */
+static void check(const char *name, struct engine *e, const struct gguf *g, const struct reference *r)
+{
+    static const uint32_t steps[] = {CONTEXT, 37, 1};
+    const bool is_encoder = strcmp(name, "bert") == 0;
+    double worst = 0;
+    struct model *m = open_on(g, e, MODEL_CACHE_F32);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    printf("\n    %-17s %-7s", name, e->ops.name);
+    for (int i = 0; i < (is_encoder ? 1 : 3); i++) {
+        const double d = run(m, r, steps[i]);
+        printf(" %9.2e", d);
+        worst = d > worst || isnan(d) ? d : worst;
+    }
+    model_close(m);
+    CU_ASSERT(worst <= 1e-3);
+    m = open_on(g, e, HAL_F16);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    const double half = run(m, r, CONTEXT);
+    printf("  F16 cache %9.2e", half);
+    CU_ASSERT(half <= 1e-2);
+    model_close(m);
+}
+
+static void test_logits(void)
+{
+    printf("\n    largest difference as a share of the logits' range, F32 cache: one go, 37 at once, 1 at once");
+    for (int i = 0; i < NAMES; i++) {
+        struct reference r;
+        struct gguf *g = import(names[i], IMPORT_KEEP);
+        CU_ASSERT(read_reference(names[i], &r));
+        CU_ASSERT_PTR_NOT_NULL(g);
+        if (g && r.tokens) {
+            check(names[i], scalar, g, &r);
+            if (vnni)
+                check(names[i], vnni, g, &r);
+        }
+        close_reference(&r);
+        gguf_close(g);
+    }
+    printf("\n  ");
+}
+
+int main(void)
+{
+    CU_TestInfo tests[] = {{"logits", test_logits}, CU_TEST_INFO_NULL};
+    const struct engine_options plain = {.plugin = "scalar", .threads = 1};
+    const struct engine_options fast = {
+        .plugin = "vnni", .threads = 1, .folder = BUILD_DIR "/lib/tare/plugins", .is_unchecked = 1};
+    if (engine_open(&plain, &scalar, NULL))
+        return 1;
+    if (engine_open(&fast, &vnni, NULL))
+        vnni = NULL;
+    const int status = harness_run("family", tests);
+    engine_close(vnni);
+    engine_close(scalar);
+    return status;
+}
