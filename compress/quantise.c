@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "compress/awq.h"
+#include "compress/gptq_source.h"
 #include "compress/quantise_file.h"
 #include "hal/block.h"
 #include "hal/engine.h"
@@ -25,14 +26,29 @@ struct work {
     struct engine *own;
     struct awq *awq;
     struct quantise_file *file;
-    float *x, *y;   /* a strip and, when measured, its decoding */
+    struct gptq_source *source; /* NULL: no tensor wants gptq */
+    float *x, *y;   /* a strip and, when measured or fed back, its decoding */
     float *h;       /* importance of the slice in work */
     uint8_t *out;   /* the strip's blocks */
     size_t strip_values;
+    uint32_t threads;
     struct quantise_progress progress;
     double error, energy; /* of the tensor in work */
     struct fault *fault;
 };
+
+static bool is_gptq(const struct plan_tensor *t)
+{
+    return t->method == RECIPE_GPTQ || t->method == RECIPE_GPTQ_AWQ;
+}
+
+static bool wants_gptq(const struct plan *p)
+{
+    bool wants = false;
+    for (uint32_t i = 0; i < p->tensors; i++)
+        wants = wants || is_gptq(&p->tensor[i]);
+    return wants;
+}
 
 static enum err report(struct work *w)
 {
@@ -44,7 +60,8 @@ static enum err report(struct work *w)
 static enum err make_room(struct work *w)
 {
     const uint64_t cap = w->options->memory_bytes ? w->options->memory_bytes : MEMORY_DEFAULT;
-    const uint32_t floats = w->options->is_measured ? 2 : 1;
+    const bool has_y = w->options->is_measured || wants_gptq(w->plan);
+    const uint32_t floats = has_y ? 2 : 1;
     uint64_t longest = 1;
     if (cap < MEMORY_LEAST)
         return fault_set(w->fault, ERR_ARGUMENT, "expected at least %d bytes of working memory", MEMORY_LEAST);
@@ -58,10 +75,10 @@ static enum err make_room(struct work *w)
         values = longest;
     w->strip_values = (size_t)values;
     w->x = malloc(values * sizeof *w->x);
-    w->y = w->options->is_measured ? malloc(values * sizeof *w->y) : NULL;
+    w->y = has_y ? malloc(values * sizeof *w->y) : NULL;
     w->out = malloc(values * sizeof *w->x); /* no type has more bits than F32 */
     w->h = malloc(longest * sizeof *w->h);
-    if (!w->x || !w->out || !w->h || (w->options->is_measured && !w->y))
+    if (!w->x || !w->out || !w->h || (has_y && !w->y))
         return ERR_MEMORY;
     return ERR_NONE;
 }
@@ -81,16 +98,31 @@ static enum err copy_tensor(struct work *w, const struct gguf_tensor *t)
     return ERR_NONE;
 }
 
-static void measure(struct work *w, uint32_t rows, uint32_t cols, bool is_weighted)
+static void measure(struct work *w, uint32_t rows, uint32_t cols, const float *from, bool is_weighted)
 {
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t c = 0; c < cols; c++) {
             const double h = is_weighted ? (double)w->h[c] : 1;
-            const double x = (double)w->x[(size_t)r * cols + c];
+            const double x = (double)from[(size_t)r * cols + c];
             const double d = x - (double)w->y[(size_t)r * cols + c];
             w->error += h * d * d;
             w->energy += h * x * x;
         }
+}
+
+/* What the blocks of rows [row, row + rows) say, compared with x and handed to later layers. */
+static enum err look_back(struct work *w, uint32_t i, uint32_t row, uint32_t rows, const float *x,
+                          const uint8_t *blocks)
+{
+    const struct plan_tensor *to = &w->plan->tensor[i];
+    if (!w->y)
+        return ERR_NONE;
+    enum err e = w->engine->ops.decode(w->engine->dev, to->type, blocks, rows * block_row_bytes(to->type, to->cols),
+                                       rows, to->cols, w->y);
+    if (e)
+        return e;
+    measure(w, rows, to->cols, x, to->is_weighted);
+    return w->source && to->type != to->from ? gptq_source_put(w->source, i, row, rows, w->y) : ERR_NONE;
 }
 
 /* rows rows from `row` on: decode, fold, encode, append. */
@@ -112,11 +144,8 @@ static enum err encode_strip(struct work *w, uint32_t i, uint32_t row, uint32_t 
                          to->is_weighted ? w->h : NULL, w->out, bytes)) ||
         (e = quantise_file_append(w->file, w->out, bytes)))
         return e;
-    if (w->y) {
-        if ((e = ops->decode(w->engine->dev, to->type, w->out, bytes, rows, to->cols, w->y)))
-            return e;
-        measure(w, rows, to->cols, to->is_weighted);
-    }
+    if ((e = look_back(w, i, row, rows, w->x, w->out)))
+        return e;
     gguf_drop(w->base, data, rows * from->row_bytes);
     w->progress.bytes += rows * from->row_bytes;
     return report(w);
@@ -156,14 +185,67 @@ static bool is_copied(const struct work *w, uint32_t i)
     return t->type == t->from && !column && !row_scale;
 }
 
-static enum err take_tensor(struct work *w, uint32_t i, struct quantise_tensor *out)
+/* A whole tensor at once: its codes depend on each other along the row, its dampening on all rows. */
+static enum err feed_back_tensor(struct work *w, uint32_t i, struct gptq_basis *basis,
+                                 struct quantise_tensor *out)
 {
     const struct plan_tensor *to = &w->plan->tensor[i];
     const struct gguf_tensor *from = gguf_tensor(w->base, i);
+    const size_t row_bytes = block_row_bytes(to->type, to->cols);
+    const uint32_t most = (uint32_t)(w->strip_values / to->cols);
+    const float *column, *row_scale;
+    struct gptq_result result;
+    float *x = malloc((size_t)to->rows * to->cols * sizeof *x);
+    uint8_t *blocks = malloc(to->rows * row_bytes);
+    enum err e = x && blocks ? w->engine->ops.decode(w->engine->dev, from->type, from->data, from->bytes, to->rows,
+                                                     to->cols, x)
+                             : ERR_MEMORY;
+    if (e)
+        goto out;
+    awq_scales(w->awq, i, &column, &row_scale);
+    awq_apply(x, 0, to->rows, to->cols, column, row_scale);
+    memcpy(w->h, basis->importance, to->cols * sizeof *w->h);
+    if ((e = gptq_encode(w->engine, w->threads, to->type, x, to->rows, to->cols, basis, NULL, blocks, &result)) ||
+        (e = quantise_file_append(w->file, blocks, to->rows * row_bytes)))
+        goto out;
+    out->output_error = result.error[result.taken];
+    out->method = result.taken == GPTQ_SEARCH ? RECIPE_SEARCH : to->method;
+    for (uint32_t row = 0; !e && row < to->rows; row += most) {
+        const uint32_t rows = to->rows - row < most ? to->rows - row : most;
+        e = look_back(w, i, row, rows, x + (size_t)row * to->cols, blocks + row * row_bytes);
+    }
+    gguf_drop(w->base, from->data, from->bytes);
+    w->progress.bytes += from->bytes;
+    if (!e)
+        e = report(w);
+out:
+    free(x);
+    free(blocks);
+    return e;
+}
+
+static enum err encode_any(struct work *w, uint32_t i, struct quantise_tensor *out)
+{
+    struct gptq_basis *basis = NULL;
+    enum err e = ERR_NONE;
+    if (is_copied(w, i))
+        return copy_tensor(w, gguf_tensor(w->base, i));
+    if (w->source && (e = gptq_source_get(w->source, i, &basis, w->fault)))
+        return e;
+    if (basis)
+        return feed_back_tensor(w, i, basis, out);
+    if (is_gptq(&w->plan->tensor[i]))
+        out->method = RECIPE_SEARCH;
+    return encode_tensor(w, i);
+}
+
+static enum err take_tensor(struct work *w, uint32_t i, struct quantise_tensor *out)
+{
+    const struct plan_tensor *to = &w->plan->tensor[i];
     w->progress.tensor = i;
     w->progress.name = to->name;
     w->error = w->energy = 0;
-    enum err e = is_copied(w, i) ? copy_tensor(w, from) : encode_tensor(w, i);
+    enum err e = encode_any(w, i, out);
     if (e)
         return e == ERR_CANCELLED || (w->fault && w->fault->text[0])
                    ? e
@@ -221,6 +303,37 @@ static enum err identify(const struct work *w, char identity[DIGEST_HEX])
     return e;
 }
 
+static int report_again(void *context)
+{
+    return report(context) != ERR_NONE;
+}
+
+static enum err open_source(struct work *w, uint32_t done)
+{
+    const struct quantise_options *o = w->options;
+    struct calibrate_text text[RECIPE_TEXTS_MAX];
+    if (!wants_gptq(w->plan))
+        return ERR_NONE;
+    if (o->texts == 0 || o->texts > RECIPE_TEXTS_MAX)
+        return fault_set(w->fault, ERR_ARGUMENT, "gptq: expected 1 to %d calibration texts", RECIPE_TEXTS_MAX);
+    for (uint32_t i = 0; i < o->texts; i++)
+        text[i] = (struct calibrate_text){.path = o->text[i], .language = "text"};
+    const struct gptq_source_options options = {.out_path = o->out_path,
+                                                .plan = w->plan,
+                                                .base = w->base,
+                                                .awq = w->awq,
+                                                .engine = w->engine,
+                                                .text = text,
+                                                .texts = o->texts,
+                                                .tokens = o->text_tokens,
+                                                .memory_bytes = o->memory_bytes,
+                                                .threads = w->threads,
+                                                .is_resumed = done > 0,
+                                                .progress = report_again,
+                                                .progress_context = w};
+    return gptq_source_open(&options, &w->source, w->fault);
+}
+
 static enum err open_all(struct work *w, uint32_t *done)
 {
     char reason[GGUF_REASON_BYTES] = "", identity[DIGEST_HEX];
@@ -236,16 +349,19 @@ static enum err open_all(struct work *w, uint32_t *done)
         return e;
     if (w->own)
         w->engine = w->own;
+    w->threads = w->engine->host.threads;
     if ((e = make_room(w)) || (e = identify(w, identity)))
         return e;
     if ((e = awq_open(w->plan, w->base, o->profile, w->engine, &w->awq)))
         return e;
-    return quantise_file_open(o->out_path, w->plan, w->base, identity, &w->file, done, w->fault);
+    e = quantise_file_open(o->out_path, w->plan, w->base, identity, &w->file, done, w->fault);
+    return e ? e : open_source(w, *done);
 }
 
 static void close_all(struct work *w)
 {
     quantise_file_close(w->file);
+    gptq_source_close(w->source);
     awq_close(w->awq);
     engine_close(w->own);
     gguf_close(w->base);
@@ -313,6 +429,7 @@ enum err quantise_run(const struct quantise_options *options, struct quantise_re
             goto out;
     }
     r.tensors_resumed = done;
+    gptq_source_discard(options->out_path);
     e = quantise_file_commit(w.file, w.plan->variant_sha256, r.sha256, &r.bytes, w.fault);
     r.seconds = now_s() - start;
 out:

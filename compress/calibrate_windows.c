@@ -1,0 +1,191 @@
+#include "compress/calibrate_windows.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LANGUAGES_MAX = 256, TEXT_BYTES_MAX = 1 << 30 };
+
+/* The tokens of all texts of one language, in the order given. */
+struct language {
+    const char *name;
+    uint32_t *token;
+    size_t tokens;
+    size_t windows; /* to be used */
+};
+
+struct cutting {
+    const struct tokenizer *tokenizer;
+    uint32_t context;
+    struct language language[LANGUAGES_MAX];
+    uint32_t languages;
+    struct fault *fault;
+};
+
+static enum err read_text(const char *path, char **out, size_t *bytes, struct fault *f)
+{
+    enum err e = ERR_NONE;
+    char *text = NULL;
+    size_t used = 0, room = 0;
+    FILE *in = fopen(path, "rb");
+    if (!in)
+        return fault_set(f, ERR_IO, "%s: %s", path, strerror(errno));
+    for (;;) {
+        if (used == room) {
+            char *longer = room < TEXT_BYTES_MAX ? realloc(text, room = room ? 2 * room : 1 << 16) : NULL;
+            if (!longer) {
+                e = fault_set(f, ERR_MEMORY, "%s: too long", path);
+                break;
+            }
+            text = longer;
+        }
+        const size_t n = fread(text + used, 1, room - used, in);
+        if (n == 0)
+            break;
+        used += n;
+    }
+    if (!e && ferror(in))
+        e = fault_set(f, ERR_IO, "%s: cannot be read", path);
+    fclose(in);
+    if (e) {
+        free(text);
+        return e;
+    }
+    *out = text;
+    *bytes = used;
+    return ERR_NONE;
+}
+
+static struct language *language_of(struct cutting *c, const struct calibrate_text *t)
+{
+    const char *name = t->language ? t->language : t->path;
+    for (uint32_t i = 0; i < c->languages; i++)
+        if (strcmp(c->language[i].name, name) == 0)
+            return &c->language[i];
+    if (c->languages == LANGUAGES_MAX)
+        return NULL;
+    c->language[c->languages] = (struct language){.name = name};
+    return &c->language[c->languages++];
+}
+
+static enum err add_text(struct cutting *c, const struct calibrate_text *t)
+{
+    char *text = NULL;
+    size_t bytes = 0, count = 0;
+    struct language *l = language_of(c, t);
+    if (!l)
+        return fault_set(c->fault, ERR_ARGUMENT, "expected at most %d languages", LANGUAGES_MAX);
+    enum err e = read_text(t->path, &text, &bytes, c->fault);
+    if (e)
+        return e;
+    uint32_t *token = realloc(l->token, (l->tokens + bytes + 4) * sizeof *token);
+    if (!token) {
+        e = ERR_MEMORY;
+        goto out;
+    }
+    l->token = token;
+    e = tokenizer_encode(c->tokenizer, text, bytes, l->tokens == 0, false, token + l->tokens, bytes + 4,
+                         &count);
+    if (e)
+        fault_set(c->fault, e, "%s: cannot be tokenised", t->path);
+    else
+        l->tokens += count;
+out:
+    free(text);
+    return e;
+}
+
+static enum err set_budgets(struct cutting *c, uint64_t per_language, bool balanced)
+{
+    size_t least = SIZE_MAX;
+    for (uint32_t i = 0; i < c->languages; i++) {
+        struct language *l = &c->language[i];
+        size_t tokens = l->tokens;
+        if (per_language && tokens > per_language)
+            tokens = (size_t)per_language;
+        l->windows = tokens / c->context;
+        if (l->windows == 0)
+            return fault_set(c->fault, ERR_ARGUMENT, "%s: has %zu tokens to use, one window takes %u",
+                             l->name, tokens, c->context);
+        least = l->windows < least ? l->windows : least;
+    }
+    for (uint32_t i = 0; balanced && i < c->languages; i++)
+        c->language[i].windows = least;
+    return ERR_NONE;
+}
+
+static enum err lay_out(const struct cutting *c, struct calibrate_windows *w)
+{
+    size_t total = 0, most = 0;
+    for (uint32_t i = 0; i < c->languages; i++) {
+        total += c->language[i].windows;
+        most = c->language[i].windows > most ? c->language[i].windows : most;
+    }
+    if (total > UINT32_MAX / c->context)
+        return ERR_MEMORY;
+    w->context = c->context;
+    w->languages = c->languages;
+    w->window = malloc(total * sizeof *w->window);
+    w->token = malloc(total * c->context * sizeof *w->token);
+    w->language = malloc(c->languages * sizeof *w->language);
+    w->tokens = malloc(c->languages * sizeof *w->tokens);
+    if (!w->window || !w->token || !w->language || !w->tokens)
+        return ERR_MEMORY;
+    for (size_t turn = 0; turn < most; turn++)
+        for (uint32_t i = 0; i < c->languages; i++) {
+            const struct language *l = &c->language[i];
+            if (turn >= l->windows)
+                continue;
+            uint32_t *token = w->token + (size_t)w->windows * c->context;
+            memcpy(token, l->token + turn * c->context, c->context * sizeof *token);
+            if (tokenizer_adds_bos(c->tokenizer))
+                token[0] = tokenizer_bos(c->tokenizer);
+            w->window[w->windows++] = (struct calibrate_window){token, i};
+        }
+    for (uint32_t i = 0; i < c->languages; i++) {
+        w->language[i] = c->language[i].name;
+        w->tokens[i] = (uint64_t)c->language[i].windows * c->context;
+    }
+    return ERR_NONE;
+}
+
+enum err calibrate_windows_open(const struct tokenizer *t, const struct calibrate_text *text,
+                                uint32_t texts, uint32_t context, uint64_t per_language, bool balanced,
+                                struct calibrate_windows **out, struct fault *f)
+{
+    struct calibrate_windows *w = calloc(1, sizeof *w);
+    struct cutting *c = calloc(1, sizeof *c);
+    enum err e = w && c ? ERR_NONE : ERR_MEMORY;
+    if (e)
+        goto out;
+    *c = (struct cutting){.tokenizer = t, .context = context, .fault = f};
+    if (texts == 0)
+        e = fault_set(f, ERR_ARGUMENT, "expected at least one text");
+    for (uint32_t i = 0; !e && i < texts; i++)
+        e = add_text(c, &text[i]);
+    if (!e)
+        e = set_budgets(c, per_language, balanced);
+    if (!e)
+        e = lay_out(c, w);
+out:
+    for (uint32_t i = 0; c && i < c->languages; i++)
+        free(c->language[i].token);
+    free(c);
+    if (e)
+        calibrate_windows_close(w);
+    else
+        *out = w;
+    return e;
+}
+
+void calibrate_windows_close(struct calibrate_windows *w)
+{
+    if (!w)
+        return;
+    free(w->window);
+    free(w->token);
+    free(w->language);
+    free(w->tokens);
+    free(w);
+}

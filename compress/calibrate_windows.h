@@ -1,0 +1,36 @@
+/* calibrate_windows.h: texts cut into windows of tokens, in the order in which they are run.
+ *
+ * Round-robin over the languages until each has spent its budget, so that the order of every sum is
+ * fixed. The text of one language is one stream, BOS first; the first token of every window is replaced
+ * by BOS where the model wants one, as the field's tools do.
+ */
+#ifndef CALIBRATE_WINDOWS_H
+#define CALIBRATE_WINDOWS_H
+
+#include "compress/calibrate.h"
+#include "model/tokenizer.h"
+
+struct calibrate_window {
+    const uint32_t *token;   /* [context] */
+    uint32_t language;
+};
+
+struct calibrate_windows {
+    uint32_t context;
+    uint32_t windows;
+    struct calibrate_window *window; /* in the order of the run */
+    uint32_t languages;
+    const char **language;           /* names, borrowed from the texts */
+    uint64_t *tokens;                /* per language, that are used */
+    uint32_t *token;                 /* all of them */
+};
+
+/* per_language: tokens at most, 0: all; balanced: as many of each language as the shortest has.
+ * Errors: ERR_IO, ERR_ARGUMENT (no text, or one shorter than a window), ERR_MEMORY. */
+NODISCARD enum err calibrate_windows_open(const struct tokenizer *t, const struct calibrate_text *text,
+                                          uint32_t texts, uint32_t context, uint64_t per_language,
+                                          bool balanced, struct calibrate_windows **out,
+                                          struct fault *f);
+void calibrate_windows_close(struct calibrate_windows *w);
+
+#endif
