@@ -2,6 +2,7 @@
 #include "tests/controller/controller_fixture.h"
 
 #include <curl/curl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -333,6 +334,40 @@ static void keeps_its_ports(void)
     close_all();
 }
 
+static void *hammer(void *context)
+{
+    static const char *const paths[] = {"/api/1/devices", "/api/1/telemetry", "/metrics",
+                                        "/api/1/rollouts", "/api/1/decisions", "/api/1/status"};
+    unsigned *bad = context;
+    for (size_t i = 0; i < 60; i++)
+        *bad += get(paths[i % 6]) != 200;
+    return NULL;
+}
+
+/* HTTP threads and the loop at once: nobody waits for ever, nothing is half seen. */
+static void answers_while_the_loop_works(void)
+{
+    pthread_t threads[4];
+    unsigned bad[4] = {0};
+    struct fixture_device d;
+    open_all();
+    fixture_device(&d, 1);
+    CU_ASSERT_EQUAL(fixture_birth(&f, &d, "gateway"), ERR_NONE);
+    fixture_approve(&f, &d);
+    for (size_t i = 0; i < 4; i++)
+        CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, hammer, &bad[i]), 0);
+    for (uint64_t i = 0; i < 40; i++) {
+        CU_ASSERT_EQUAL(fixture_batch(&f, &d, 1 + 10 * i, 10), ERR_NONE);
+        controller_tick(f.c, f.now_ms);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+        CU_ASSERT_EQUAL(bad[i], 0);
+    }
+    CU_ASSERT_EQUAL(fixture_count(&f, REGISTRY_TELEMETRY), 400);
+    close_all();
+}
+
 static void parses_ranges(void)
 {
     static const struct {
@@ -362,5 +397,6 @@ RUN_SUITE("api", {"asks for a token", asks_for_a_token},
           {"serves the dashboard without one", serves_the_dashboard_without_one},
           {"refuses with one line", refuses_with_one_line}, {"approves and revokes", approves_and_revokes},
           {"uploads and serves by digest", uploads_and_serves_by_digest},
-          {"metrics please Prometheus", metrics_please_prometheus}, {"keeps its ports", keeps_its_ports},
+          {"metrics please Prometheus", metrics_please_prometheus},
+          {"answers while the loop works", answers_while_the_loop_works}, {"keeps its ports", keeps_its_ports},
           {"parses ranges", parses_ranges})
