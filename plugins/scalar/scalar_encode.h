@@ -48,6 +48,17 @@ struct encode_block {
     uint8_t code_of[513]; /* of a table format: the code of ceil(2 u) = index - 256 */
 };
 
+/* Counts of SEARCH. */
+enum { ENCODE_TRIALS = 16, ENCODE_LLOYD = 2, ENCODE_PASSES = 2 };
+
+/* Trials of a format: j = (t - middle) * step around each anchor, or (t * step + from) on top of high. */
+struct encode_trials {
+    int anchors; /* signed: 1: low; 2: low, then high, ENCODE_TRIALS each; 0: 8 for each of the two */
+    float step, from;
+};
+
+struct encode_trials encode_trials_of(uint32_t type);
+
 /* half(v) above. */
 uint16_t encode_half(float v);
 

@@ -33,7 +33,7 @@ static inline float lanes_sum_of(const float *x, uint32_t n)
     for (; i + LANES <= n; i += LANES)
         for (int l = 0; l < LANES; l++)
             s.lane[l] += x[i + (uint32_t)l];
-    for (int l = 0; i < n; i++, l++)
+    for (int l = 0; l < LANES && i < n; i++, l++)
         s.lane[l] += x[i];
     return lanes_sum(s);
 }
@@ -46,7 +46,7 @@ static inline float lanes_dot(const float *x, const float *y, uint32_t n)
     for (; i + LANES <= n; i += LANES)
         for (int l = 0; l < LANES; l++)
             s.lane[l] += x[i + (uint32_t)l] * y[i + (uint32_t)l];
-    for (int l = 0; i < n; i++, l++)
+    for (int l = 0; l < LANES && i < n; i++, l++)
         s.lane[l] += x[i] * y[i];
     return lanes_sum(s);
 }

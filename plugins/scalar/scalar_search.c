@@ -18,7 +18,7 @@
  *
  * signed search of a group (0 when peak is 0): trials t ascending: i = (anchor + j) / peak,
  *   s = sums(0, i), gain = LL > 0 ? XL * XL / LL : 0; the greatest gain gives scale = XL / LL. Then
- *   LLOYD times scale = fit of sums(0, 1 / scale). Anchors and j by struct trials below; NF4 takes
+ *   LLOYD times scale = fit of sums(0, 1 / scale). Anchors and j by struct encode_trials; NF4 takes
  * |peak|. ranged search: lo, hi = min, max (lo = min(lo, 0) where minima are not negative); unless
  * hi > lo: scale = 0, minimum = -lo. Trials: i = (high + (t * step + from)) / (hi - lo), fit of
  * sums(-lo, i), gain = scale * XL - minimum * X. Then LLOYD times, if scale > 0, fit of
@@ -37,30 +37,22 @@
  */
 #include "plugins/scalar/scalar_encode.h"
 
-enum { TRIALS = 16, LLOYD = 2, PASSES = 2 };
-
-/* j = (t - 7.5) * step around each anchor; or (t * step + from) on top of high. */
-struct trials {
-    int anchors; /* signed: 1: low; 2: low, then high, TRIALS each; 0: 8 for each of the two */
-    float step, from;
-};
-
-static struct trials trials_of(uint32_t type)
+struct encode_trials encode_trials_of(uint32_t type)
 {
     switch (type) {
-    case HAL_Q8_0: return (struct trials){1, 1.5f, 0.0f};
-    case HAL_Q6_K: return (struct trials){1, 0.375f, 0.0f};
-    case HAL_Q5_0: return (struct trials){2, 0.375f, 0.0f};
-    case HAL_Q3_K: return (struct trials){0, 0.5f, 0.0f};
+    case HAL_Q8_0: return (struct encode_trials){1, 1.5f, 0.0f};
+    case HAL_Q6_K: return (struct encode_trials){1, 0.375f, 0.0f};
+    case HAL_Q5_0: return (struct encode_trials){2, 0.375f, 0.0f};
+    case HAL_Q3_K: return (struct encode_trials){0, 0.5f, 0.0f};
     case HAL_IQ4_NL:
-    case HAL_IQ4_XS: return (struct trials){2, 4.0f, 0.0f};
-    case HAL_NF4: return (struct trials){1, 4.0f, 0.0f};
-    case HAL_Q2_K: return (struct trials){0, 0.125f, -0.875f};
+    case HAL_IQ4_XS: return (struct encode_trials){2, 4.0f, 0.0f};
+    case HAL_NF4: return (struct encode_trials){1, 4.0f, 0.0f};
+    case HAL_Q2_K: return (struct encode_trials){0, 0.125f, -0.875f};
     case HAL_Q4_1:
-    case HAL_Q4_K: return (struct trials){0, 0.1875f, -1.875f};
+    case HAL_Q4_K: return (struct encode_trials){0, 0.1875f, -1.875f};
     case HAL_Q5_1:
-    case HAL_Q5_K: return (struct trials){0, 0.3125f, -3.0f};
-    default: return (struct trials){2, 0.25f, 0.0f}; /* Q4_0 */
+    case HAL_Q5_K: return (struct encode_trials){0, 0.3125f, -3.0f};
+    default: return (struct encode_trials){2, 0.25f, 0.0f}; /* Q4_0 */
     }
 }
 
@@ -121,7 +113,7 @@ static float signed_fit(struct sums s)
 
 static float search_signed(const struct encode_block *b, uint32_t at)
 {
-    const struct trials by = trials_of(b->type->type);
+    const struct encode_trials by = encode_trials_of(b->type->type);
     float peak = 0.0f, top = 0.0f;
     for (uint32_t i = at; i < at + b->type->group; i++) {
         const float size = b->x[i] < 0.0f ? -b->x[i] : b->x[i];
@@ -130,8 +122,8 @@ static float search_signed(const struct encode_block *b, uint32_t at)
     }
     if (top == 0.0f)
         return 0.0f;
-    const int each = by.anchors == 0 ? TRIALS / 2 : TRIALS;
-    const int all = by.anchors == 1 ? TRIALS : 2 * each;
+    const int each = by.anchors == 0 ? ENCODE_TRIALS / 2 : ENCODE_TRIALS;
+    const int all = by.anchors == 1 ? ENCODE_TRIALS : 2 * each;
     const float middle = (float)(each - 1) * 0.5f;
     float best = -1.0f, scale = 0.0f;
     for (int t = 0; t < all; t++) {
@@ -148,7 +140,7 @@ static float search_signed(const struct encode_block *b, uint32_t at)
             scale = signed_fit(s);
         }
     }
-    for (int p = 0; p < LLOYD; p++)
+    for (int p = 0; p < ENCODE_LLOYD; p++)
         scale = signed_fit(sums_of(b, at, 0.0f, encode_inverse(scale)));
     return scale;
 }
@@ -183,7 +175,7 @@ static struct group group_of(const struct encode_block *b, uint32_t at)
 
 static void search_ranged(const struct encode_block *b, uint32_t at, float *scale, float *minimum)
 {
-    const struct trials by = trials_of(b->type->type);
+    const struct encode_trials by = encode_trials_of(b->type->type);
     const struct group g = group_of(b, at);
     float lo = b->x[at], hi = b->x[at];
     for (uint32_t i = at; i < at + b->type->group; i++) {
@@ -197,7 +189,7 @@ static void search_ranged(const struct encode_block *b, uint32_t at, float *scal
     if (!(hi > lo))
         return;
     float best = -1.0f;
-    for (int t = 0; t < TRIALS; t++) {
+    for (int t = 0; t < ENCODE_TRIALS; t++) {
         const float inverse = (b->high + ((float)t * by.step + by.from)) / (hi - lo);
         const struct sums s = sums_of(b, at, -lo, inverse);
         float S, M;
@@ -209,7 +201,7 @@ static void search_ranged(const struct encode_block *b, uint32_t at, float *scal
             *minimum = M;
         }
     }
-    for (int p = 0; p < LLOYD; p++)
+    for (int p = 0; p < ENCODE_LLOYD; p++)
         if (*scale > 0.0f)
             ranged_fit(sums_of(b, at, *minimum, 1.0f / *scale), &g, scale, minimum);
 }
@@ -236,7 +228,7 @@ static float pick_signed(const struct encode_block *b, uint32_t at, float d, flo
 static void refine_signed(struct encode_block *b)
 {
     const uint32_t n = b->type->group;
-    for (int p = 0; p <= PASSES; p++) {
+    for (int p = 0; p <= ENCODE_PASSES; p++) {
         const float d = half_f16_to_f32(b->scales.d);
         float above = 0.0f, below = 0.0f;
         for (uint32_t g = 0; g < b->type->values / n; g++) {
@@ -246,7 +238,7 @@ static void refine_signed(struct encode_block *b)
             above += s * u.xl;
             below += s * s * u.ll;
         }
-        if (p < PASSES && below > 0.0f)
+        if (p < ENCODE_PASSES && below > 0.0f)
             b->scales.d = encode_half(above / below);
     }
 }
@@ -292,7 +284,7 @@ static void refit_ranged(struct encode_block *b, const struct refit *r)
 static void refine_ranged(struct encode_block *b)
 {
     const uint32_t n = b->type->group;
-    for (int pass = 0; pass <= PASSES; pass++) {
+    for (int pass = 0; pass <= ENCODE_PASSES; pass++) {
         const float d[2] = {half_f16_to_f32(b->scales.d), half_f16_to_f32(b->scales.dmin)};
         struct refit r = {0};
         for (uint32_t g = 0; g < b->type->values / n; g++) {
@@ -308,7 +300,7 @@ static void refine_ranged(struct encode_block *b)
             r.p += s * u.xl;
             r.q += m * all.x;
         }
-        if (pass < PASSES)
+        if (pass < ENCODE_PASSES)
             refit_ranged(b, &r);
     }
 }
