@@ -124,6 +124,8 @@ static void fill(struct hal_plugin *p)
     p->add = vnni_add;
     p->scale = vnni_scale;
     p->scatter = vnni_scatter;
+    p->encode = vnni_encode;
+    p->decode = vnni_decode;
 }
 
 HAL_EXPORT(fill)

@@ -72,6 +72,15 @@ static inline struct vnni_output vnni_output_panel(struct vnni_output out, uint3
                                 left < VNNI_ROWS ? left : VNNI_ROWS};
 }
 
+/* One encoding, by hal.h. */
+struct vnni_encoding {
+    uint32_t type, method, cols;
+    const float *x;
+    const float *importance;
+    uint8_t *out;
+    size_t row_bytes;
+};
+
 /* One attention: arguments of hal.h's attend, with strides in bytes (caches) or values. */
 struct vnni_attention {
     const struct hal_attend *geometry;
@@ -125,7 +134,9 @@ struct vnni_kernels {
     void (*add)(float *y, const float *x, size_t count);
     void (*scale)(float *y, float factor, size_t count);
     void (*scatter)(float *y, const float *x, float weight, size_t count); /* y += weight * x */
-    void (*store)(const float *x, uint32_t cols, void *row); /* a row of an F16 cache */
+    void (*store)(const float *x, uint32_t cols, void *row); /* to F16 */
+    void (*load)(uint32_t type, const void *row, uint32_t cols, float *x); /* from F16, BF16, Q8_0 */
+    void (*encode)(const struct vnni_encoding *job, uint32_t row); /* block types */
     void (*attend)(const struct vnni_attention *a, const struct vnni_queries *queries, float *room);
 };
 
@@ -177,5 +188,11 @@ enum err vnni_store(void *dev, const struct hal_mat *cache, const struct hal_mat
 enum err vnni_attend(void *dev, const struct hal_mat *y, const struct hal_mat *q,
                      const struct hal_mat *k, const struct hal_mat *v,
                      const struct hal_attend *geometry);
+
+/* vnni_encode.c */
+enum err vnni_encode(void *dev, uint32_t type, uint32_t method, const float *x, uint32_t rows,
+                     uint32_t cols, const float *importance, void *out, size_t out_bytes);
+enum err vnni_decode(void *dev, uint32_t type, const void *in, size_t in_bytes, uint32_t rows,
+                     uint32_t cols, float *x);
 
 #endif

@@ -7,7 +7,7 @@
 #include "hal/half.h"
 
 enum {
-    KEY_VECTORS = VNNI_KEYS / LANES,
+    KEY_VECTORS = VNNI_KEYS / VF_LANES,
     QUERY_GROUP = 4,     /* queries that share loads of keys or values */
     VALUE_VECTORS = HALVES == 1 ? 4 : 2,
     FEW_QUERIES = 8      /* up to these, transposing the keys costs more than it saves */
@@ -49,12 +49,12 @@ static float half_at(const uint8_t *p)
     return half_f16_to_f32(half);
 }
 
-/* `dim` values from p on; up to LANES - 1 more are written. */
+/* `dim` values from p on; up to VF_LANES - 1 more are written. */
 static void decode(uint32_t type, const uint8_t *p, uint32_t dim, float *out)
 {
     if (type == HAL_F16) {
         uint32_t i = 0;
-        for (; i + LANES <= dim; i += LANES)
+        for (; i + VF_LANES <= dim; i += VF_LANES)
             vf_store(out + i, vf_from_f16(p + 2 * (size_t)i));
         for (; i < dim; i++)
             out[i] = half_at(p + 2 * (size_t)i);
@@ -78,7 +78,7 @@ static void decode(uint32_t type, const uint8_t *p, uint32_t dim, float *out)
             _mm_storeu_si128((__m128i *)(void *)(codes + 16),
                              _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(v, 4), low), eight));
         }
-        for (uint32_t j = 0; j < 32; j += LANES)
+        for (uint32_t j = 0; j < 32; j += VF_LANES)
             vf_store(out + i + j, vf_mul(vf_from_8(codes + j), scale));
     }
 }
@@ -94,7 +94,7 @@ static void score_few(const struct work *w)
         for (uint32_t i = 0; i < w->count; i++) {
             const float *q = query_of(w, i);
             VF sum = vf_zero();
-            for (uint32_t c = 0; c < dim; c += LANES)
+            for (uint32_t c = 0; c < dim; c += VF_LANES)
                 sum = vf_fma(vf_load_part(q + c, dim - c), vf_load_part(key + c, dim - c), sum);
             w->scores[i * VNNI_KEYS + j] = vf_sum(sum);
         }
@@ -117,13 +117,13 @@ INLINE void score_group(const struct work *w, uint32_t first, uint32_t count)
         {
             const VF x = vf_set(q[i][c]);
             UNROLL for (int k = 0; k < KEY_VECTORS; k++)
-                sum[i][k] = vf_fma(x, vf_load(keys + k * LANES), sum[i][k]);
+                sum[i][k] = vf_fma(x, vf_load(keys + k * VF_LANES), sum[i][k]);
         }
     }
     UNROLL for (uint32_t i = 0; i < count; i++)
     {
         UNROLL for (int k = 0; k < KEY_VECTORS; k++)
-            vf_store(w->scores + (first + i) * VNNI_KEYS + k * LANES, sum[i][k]);
+            vf_store(w->scores + (first + i) * VNNI_KEYS + k * VF_LANES, sum[i][k]);
     }
 }
 
@@ -154,7 +154,7 @@ static float weigh(const struct work *w, uint32_t i, uint32_t visible)
     float *scores = w->scores + i * VNNI_KEYS;
     const VF low = vf_set(-__builtin_inff());
     VF most = vf_set(w->top[i]), unordered = vf_zero();
-    for (uint32_t k = 0; k < VNNI_KEYS; k += LANES) {
+    for (uint32_t k = 0; k < VNNI_KEYS; k += VF_LANES) {
         VF s = vf_mul(vf_load(scores + k), vf_set(g->scale));
         if (g->softcap != 0.0f)
             s = soften(s, g->softcap);
@@ -163,21 +163,21 @@ static float weigh(const struct work *w, uint32_t i, uint32_t visible)
         most = vf_max(most, s);
         unordered = vf_add(unordered, vf_first(visible > k ? visible - k : 0, s, vf_zero()));
     }
-    float lanes[LANES], top = w->top[i];
+    float lanes[VF_LANES], top = w->top[i];
     vf_store(lanes, most);
-    for (uint32_t l = 0; l < LANES; l++)
+    for (uint32_t l = 0; l < VF_LANES; l++)
         top = lanes[l] > top ? lanes[l] : top;
     const float all = vf_sum(unordered);
     if (all != all) /* NaN, also from infinities of both signs: so is the result */
         top = all;
     VF total = vf_zero();
-    for (uint32_t k = 0; k < VNNI_KEYS; k += LANES) {
+    for (uint32_t k = 0; k < VNNI_KEYS; k += VF_LANES) {
         const VF weight = vf_exp(vf_sub(vf_load(scores + k), vf_set(top)));
         const VF seen = vf_first(visible > k ? visible - k : 0, weight, vf_zero());
         vf_store(scores + k, seen);
         total = vf_add(total, seen);
     }
-    float shrink[LANES];
+    float shrink[VF_LANES];
     vf_store(shrink, vf_exp(vf_set(w->top[i] - top)));
     const float by = w->before == 0 ? 0.0f : shrink[0];
     w->total[i] = w->total[i] * by + vf_sum(total);
@@ -196,7 +196,7 @@ INLINE void add_values(const struct work *w, uint32_t first, uint32_t count, con
         const float *from = result_of(w, first + i) + column;
         UNROLL for (uint32_t v = 0; v < vectors; v++)
             y[i][v] = w->before == 0 ? vf_zero()
-                                     : vf_mul(vf_load(from + v * LANES), vf_set(shrink[i]));
+                                     : vf_mul(vf_load(from + v * VF_LANES), vf_set(shrink[i]));
     }
     const float *values = w->values + column, *weights = w->scores + first * VNNI_KEYS;
     for (uint32_t j = 0; j < w->slot_count; j++, values += w->value_stride) {
@@ -204,13 +204,13 @@ INLINE void add_values(const struct work *w, uint32_t first, uint32_t count, con
         {
             const VF weight = vf_set(weights[i * VNNI_KEYS + j]);
             UNROLL for (uint32_t v = 0; v < vectors; v++)
-                y[i][v] = vf_fma(weight, vf_load(values + v * LANES), y[i][v]);
+                y[i][v] = vf_fma(weight, vf_load(values + v * VF_LANES), y[i][v]);
         }
     }
     UNROLL for (uint32_t i = 0; i < count; i++)
     {
         UNROLL for (uint32_t v = 0; v < vectors; v++)
-            vf_store(result_of(w, first + i) + column + v * LANES, y[i][v]);
+            vf_store(result_of(w, first + i) + column + v * VF_LANES, y[i][v]);
     }
 }
 
@@ -230,9 +230,9 @@ INLINE void add_columns(const struct work *w, uint32_t first, uint32_t count, co
 {
     const uint32_t dim = w->a->geometry->value_dim;
     uint32_t column = 0;
-    for (; column + VALUE_VECTORS * LANES <= dim; column += VALUE_VECTORS * LANES)
+    for (; column + VALUE_VECTORS * VF_LANES <= dim; column += VALUE_VECTORS * VF_LANES)
         add_values(w, first, count, shrink, column, VALUE_VECTORS);
-    for (; column + LANES <= dim; column += LANES)
+    for (; column + VF_LANES <= dim; column += VF_LANES)
         add_values(w, first, count, shrink, column, 1);
     for (uint32_t i = 0; column < dim && i < count; i++)
         add_values_ragged(w, first + i, shrink[i], column);
@@ -315,7 +315,7 @@ static void attend_block(struct work *w, const uint32_t *visible)
         add_columns(w, i, 1, shrink + i);
 }
 
-void VNNI_KERNEL(attend)(const struct vnni_attention *a, const struct vnni_queries *queries,
+void VNNI_BASE_KERNEL(attend)(const struct vnni_attention *a, const struct vnni_queries *queries,
                          float *room)
 {
     const struct hal_attend *g = a->geometry;

@@ -97,13 +97,13 @@ void VNNI_KERNEL(round)(const struct vnni_input *in, const float *x, uint32_t fi
 
 INLINE void store_rows(struct vnni_output out, uint32_t token, int half, VF sum)
 {
-    float *y = out.y + (size_t)token * out.stride + half * LANES;
-    const uint32_t start = (uint32_t)(half * LANES);
-    if (out.rows >= start + LANES) {
+    float *y = out.y + (size_t)token * out.stride + half * VF_LANES;
+    const uint32_t start = (uint32_t)(half * VF_LANES);
+    if (out.rows >= start + VF_LANES) {
         vf_store(y, sum);
         return;
     }
-    float lanes[LANES];
+    float lanes[VF_LANES];
     vf_store(lanes, sum);
     for (uint32_t r = 0; start + r < out.rows; r++)
         y[r] = lanes[r];
@@ -355,7 +355,7 @@ void VNNI_KERNEL(unpack)(uint32_t type, const uint8_t *panel, uint32_t cols, uin
 
 INLINE VF dense_load(uint32_t type, const uint8_t *panel, uint32_t column, int half)
 {
-    const size_t at = (size_t)column * VNNI_ROWS + (size_t)(half * LANES);
+    const size_t at = (size_t)column * VNNI_ROWS + (size_t)(half * VF_LANES);
     if (type == HAL_F32)
         return vf_load(panel + 4 * at);
     return type == HAL_F16 ? vf_from_f16(panel + 2 * at) : vf_from_bf16(panel + 2 * at);

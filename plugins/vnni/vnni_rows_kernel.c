@@ -5,27 +5,27 @@
 
 #include "hal/half.h"
 
-void VNNI_KERNEL(rmsnorm)(float *y, const float *x, const float *w, uint32_t rows, uint32_t cols,
+void VNNI_BASE_KERNEL(rmsnorm)(float *y, const float *x, const float *w, uint32_t rows, uint32_t cols,
                           float eps)
 {
     for (uint32_t r = 0; r < rows; r++, x += cols, y += cols) {
         VF squares[4] = {vf_zero(), vf_zero(), vf_zero(), vf_zero()};
         uint32_t i = 0;
-        for (; i + 4 * LANES <= cols; i += 4 * LANES) {
+        for (; i + 4 * VF_LANES <= cols; i += 4 * VF_LANES) {
             UNROLL for (uint32_t k = 0; k < 4; k++)
             {
-                const VF v = vf_load(x + i + k * LANES);
+                const VF v = vf_load(x + i + k * VF_LANES);
                 squares[k] = vf_fma(v, v, squares[k]);
             }
         }
-        for (; i < cols; i += LANES) {
+        for (; i < cols; i += VF_LANES) {
             const VF v = vf_load_part(x + i, cols - i);
             squares[0] = vf_fma(v, v, squares[0]);
         }
         const VF all = vf_add(vf_add(squares[0], squares[1]), vf_add(squares[2], squares[3]));
         const float mean = vf_sum(all) / (float)cols;
         const VF factor = vf_set(1.0f / __builtin_sqrtf(mean + eps));
-        for (i = 0; i < cols; i += LANES) {
+        for (i = 0; i < cols; i += VF_LANES) {
             const VF v = vf_mul(vf_load_part(x + i, cols - i), factor);
             vf_store_part(y + i, vf_mul(v, vf_load_part(w + i, cols - i)), cols - i);
         }
@@ -36,7 +36,7 @@ void VNNI_KERNEL(rmsnorm)(float *y, const float *x, const float *w, uint32_t row
 static void rotate_neox(float *a, const float *cosine, const float *sine, uint32_t half)
 {
     float *b = a + half;
-    for (uint32_t p = 0; p < half; p += LANES) {
+    for (uint32_t p = 0; p < half; p += VF_LANES) {
         const uint32_t n = half - p;
         const VF u = vf_load_part(a + p, n), v = vf_load_part(b + p, n);
         const VF c = vf_load_part(cosine + p, n), s = vf_load_part(sine + p, n);
@@ -54,7 +54,7 @@ static void rotate_norm(float *x, const float *cosine, const float *sine, uint32
     }
 }
 
-void VNNI_KERNEL(rope)(float *x, const float *cos_sin, const struct hal_rope_shape *shape,
+void VNNI_BASE_KERNEL(rope)(float *x, const float *cos_sin, const struct hal_rope_shape *shape,
                        uint32_t rows, uint32_t cols)
 {
     const uint32_t half = shape->dims / 2;
@@ -84,8 +84,8 @@ INLINE VF gate_of(VF x, uint32_t function)
 
 INLINE void gate_all(float *y, const float *gate, const float *up, size_t count, uint32_t function)
 {
-    for (size_t i = 0; i < count; i += LANES) {
-        const uint32_t n = count - i < LANES ? (uint32_t)(count - i) : LANES;
+    for (size_t i = 0; i < count; i += VF_LANES) {
+        const uint32_t n = count - i < VF_LANES ? (uint32_t)(count - i) : VF_LANES;
         VF g = gate_of(vf_load_part(gate + i, n), function);
         if (up != NULL)
             g = vf_mul(g, vf_load_part(up + i, n));
@@ -93,7 +93,7 @@ INLINE void gate_all(float *y, const float *gate, const float *up, size_t count,
     }
 }
 
-void VNNI_KERNEL(glu)(float *y, const float *gate, const float *up, size_t count, uint32_t function)
+void VNNI_BASE_KERNEL(glu)(float *y, const float *gate, const float *up, size_t count, uint32_t function)
 {
     if (function == HAL_SILU)
         gate_all(y, gate, up, count, HAL_SILU);
@@ -103,25 +103,25 @@ void VNNI_KERNEL(glu)(float *y, const float *gate, const float *up, size_t count
         gate_all(y, gate, up, count, HAL_RELU);
 }
 
-void VNNI_KERNEL(add)(float *y, const float *x, size_t count)
+void VNNI_BASE_KERNEL(add)(float *y, const float *x, size_t count)
 {
     for (size_t i = 0; i < count; i++)
         y[i] += x[i];
 }
 
-void VNNI_KERNEL(scale)(float *y, float factor, size_t count)
+void VNNI_BASE_KERNEL(scale)(float *y, float factor, size_t count)
 {
     for (size_t i = 0; i < count; i++)
         y[i] *= factor;
 }
 
-void VNNI_KERNEL(scatter)(float *y, const float *x, float weight, size_t count)
+void VNNI_BASE_KERNEL(scatter)(float *y, const float *x, float weight, size_t count)
 {
     for (size_t i = 0; i < count; i++)
         y[i] += weight * x[i];
 }
 
-void VNNI_KERNEL(store)(const float *x, uint32_t cols, void *row)
+void VNNI_BASE_KERNEL(store)(const float *x, uint32_t cols, void *row)
 {
     uint8_t *out = row;
 
@@ -133,5 +133,31 @@ void VNNI_KERNEL(store)(const float *x, uint32_t cols, void *row)
     for (; i < cols; i++) {
         const uint16_t half = half_f32_to_f16(x[i]);
         memcpy(out + 2 * (size_t)i, &half, sizeof half);
+    }
+}
+
+void VNNI_BASE_KERNEL(load)(uint32_t type, const void *row, uint32_t cols, float *x)
+{
+    const uint8_t *in = row;
+    uint32_t i = 0;
+    if (type == HAL_Q8_0) {
+        for (; i < cols; i += 32, in += 34) {
+            uint16_t half;
+            memcpy(&half, in, sizeof half);
+            const VF scale = vf_set(half_f16_to_f32(half));
+            for (uint32_t j = 0; j < 32; j += VF_LANES) {
+                const VF codes = vf_from_8((const int8_t *)in + 2 + j);
+                vf_store(x + i + j, vf_mul(codes, scale));
+            }
+        }
+        return;
+    }
+    for (; i + VF_LANES <= cols; i += VF_LANES)
+        vf_store(x + i, type == HAL_F16 ? vf_from_f16(in + 2 * (size_t)i)
+                                        : vf_from_bf16(in + 2 * (size_t)i));
+    for (; i < cols; i++) {
+        uint16_t half;
+        memcpy(&half, in + 2 * (size_t)i, sizeof half);
+        x[i] = type == HAL_F16 ? half_f16_to_f32(half) : half_bf16_to_f32(half);
     }
 }

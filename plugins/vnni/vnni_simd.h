@@ -1,7 +1,7 @@
 /* vnni_simd.h: the few vector operations that the kernels are written in, 256 or 512 bits wide.
  *
- * Included by kernel files only, which are compiled once per instruction set. A vector of LANES 32-bit
- * lanes stands for LANES rows of a panel, four columns each; a panel of 16 rows is HALVES vectors.
+ * Included by kernel files only, which are compiled once per instruction set. A vector of VF_LANES 32-bit
+ * lanes stands for VF_LANES rows of a panel, four columns each; a panel of 16 rows is HALVES vectors.
  * CODE_BIAS is added to every code: 128 where the multiplier wants unsigned bytes, else 0.
  */
 #ifndef VNNI_SIMD_H
@@ -18,7 +18,7 @@
 
 #define VI __m512i
 #define VF __m512
-enum { LANES = 16, HALVES = 1 };
+enum { VF_LANES = 16, HALVES = 1 };
 
 INLINE VI vi_load(const void *p) { return _mm512_loadu_si512(p); }
 INLINE void vi_store(void *p, VI a) { _mm512_storeu_si512(p, a); }
@@ -99,11 +99,52 @@ INLINE VF vf_from_bf16(const void *p)
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
 
+/* Masks of lanes, and what they choose. Comparisons with NaN are false. */
+#define VM __mmask16
+INLINE VM vf_greater(VF a, VF b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+INLINE VM vf_at_most(VF a, VF b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
+INLINE VM vf_equal(VF a, VF b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+INLINE VM vm_and(VM a, VM b) { return (VM)(a & b); }
+INLINE VF vf_select(VM m, VF yes, VF no) { return _mm512_mask_blend_ps(m, no, yes); }
+INLINE VF vf_if(VM m, VF a) { return _mm512_maskz_mov_ps(m, a); } /* else +0 */
+INLINE VF vf_and_not(VM m, VF a) { return _mm512_maskz_mov_ps((VM)~m, a); }
+INLINE VI vi_if(VM m, VI a) { return _mm512_maskz_mov_epi32(m, a); }
+INLINE VF vf_abs(VF a) { return _mm512_abs_ps(a); }
+INLINE VF vf_negate(VF a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
+#define vi_shl32(a, n) _mm512_slli_epi32(a, (unsigned)(n))
+/* Entry index (0..15) of a table of 16. */
+INLINE VF vf_entry(const VF table[2], VI index) { return _mm512_permutexvar_ps(index, table[0]); }
+INLINE void vf_transpose(VF a[16])
+{
+    VF t[16];
+    UNROLL for (int i = 0; i < 16; i += 4)
+    {
+        const VF p = _mm512_unpacklo_ps(a[i], a[i + 1]), q = _mm512_unpackhi_ps(a[i], a[i + 1]);
+        const VF r = _mm512_unpacklo_ps(a[i + 2], a[i + 3]);
+        const VF s = _mm512_unpackhi_ps(a[i + 2], a[i + 3]);
+        t[i] = _mm512_shuffle_ps(p, r, 0x44);
+        t[i + 1] = _mm512_shuffle_ps(p, r, 0xee);
+        t[i + 2] = _mm512_shuffle_ps(q, s, 0x44);
+        t[i + 3] = _mm512_shuffle_ps(q, s, 0xee);
+    }
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        const VF p = _mm512_shuffle_f32x4(t[i], t[i + 4], 0x88);
+        const VF q = _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd);
+        const VF r = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0x88);
+        const VF s = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0xdd);
+        a[i] = _mm512_shuffle_f32x4(p, r, 0x88);
+        a[i + 8] = _mm512_shuffle_f32x4(p, r, 0xdd);
+        a[i + 4] = _mm512_shuffle_f32x4(q, s, 0x88);
+        a[i + 12] = _mm512_shuffle_f32x4(q, s, 0xdd);
+    }
+}
+
 #else
 
 #define VI __m256i
 #define VF __m256
-enum { LANES = 8, HALVES = 2 };
+enum { VF_LANES = 8, HALVES = 2 };
 
 INLINE VI vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 INLINE void vi_store(void *p, VI a) { _mm256_storeu_si256((__m256i *)p, a); }
@@ -189,6 +230,44 @@ INLINE VF vf_from_bf16(const void *p)
 {
     return _mm256_castsi256_ps(
         _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+
+#define VM __m256
+INLINE VM vf_greater(VF a, VF b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
+INLINE VM vf_at_most(VF a, VF b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
+INLINE VM vf_equal(VF a, VF b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+INLINE VM vm_and(VM a, VM b) { return _mm256_and_ps(a, b); }
+INLINE VF vf_select(VM m, VF yes, VF no) { return _mm256_blendv_ps(no, yes, m); }
+INLINE VF vf_if(VM m, VF a) { return _mm256_and_ps(m, a); }
+INLINE VF vf_and_not(VM m, VF a) { return _mm256_andnot_ps(m, a); }
+INLINE VI vi_if(VM m, VI a) { return _mm256_and_si256(_mm256_castps_si256(m), a); }
+INLINE VF vf_abs(VF a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+INLINE VF vf_negate(VF a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
+#define vi_shl32(a, n) _mm256_slli_epi32(a, n)
+INLINE VF vf_entry(const VF table[2], VI index)
+{
+    const VF low = _mm256_permutevar8x32_ps(table[0], index);
+    const VF high = _mm256_permutevar8x32_ps(table[1], index);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+INLINE void vf_transpose(VF a[8])
+{
+    VF t[8];
+    UNROLL for (int i = 0; i < 8; i += 4)
+    {
+        const VF p = _mm256_unpacklo_ps(a[i], a[i + 1]), q = _mm256_unpackhi_ps(a[i], a[i + 1]);
+        const VF r = _mm256_unpacklo_ps(a[i + 2], a[i + 3]);
+        const VF s = _mm256_unpackhi_ps(a[i + 2], a[i + 3]);
+        t[i] = _mm256_shuffle_ps(p, r, 0x44);
+        t[i + 1] = _mm256_shuffle_ps(p, r, 0xee);
+        t[i + 2] = _mm256_shuffle_ps(q, s, 0x44);
+        t[i + 3] = _mm256_shuffle_ps(q, s, 0xee);
+    }
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        a[i] = _mm256_permute2f128_ps(t[i], t[i + 4], 0x20);
+        a[i + 4] = _mm256_permute2f128_ps(t[i], t[i + 4], 0x31);
+    }
 }
 
 #endif

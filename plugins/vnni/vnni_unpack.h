@@ -178,7 +178,7 @@ INLINE void unpack_q3(const uint8_t *cell, uint32_t g, int half, int32_t bias, V
     }
 }
 
-/* The codes of group g of a cell, bias added: w[j] holds columns 4 j .. 4 j + 3 of LANES rows. */
+/* The codes of group g of a cell, bias added: w[j] holds columns 4 j .. 4 j + 3 of VF_LANES rows. */
 INLINE void unpack_codes(uint32_t type, const uint8_t *cell, uint32_t g, int half, int32_t bias,
                          VI w[8])
 {
