@@ -127,7 +127,7 @@ static enum err look_at(struct controller *c, struct registry_txn *t, const char
     }
     if (strcmp(doc_text(doc, "shadow_variant"), variant) == 0 && doc_real(doc, "shadow_tokens") >= 64)
         look.shadow_kld = doc_real(doc, "shadow_kld_sum") / doc_real(doc, "shadow_tokens");
-    e = drift_gather(t, device_id, variant, &now, &windows);
+    e = drift_gather(t, device_id, variant, DRIFT_WINDOWS, &now, &windows);
     if (!e) {
         look.rows = rows_of(now);
         e = open_profile(t, rollout, &then);
@@ -212,7 +212,10 @@ static void merge_close(struct merge *m)
     free(m->share);
 }
 
-static enum err gather_all(struct registry_txn *t, const json_t *devices, struct merge *m)
+/* Only as many windows as the rule had to see above its limit: older ones may be from before the change,
+ * and a profile that is half of yesterday's traffic would drift again at once. */
+static enum err gather_all(struct registry_txn *t, const json_t *devices, uint32_t most,
+                           struct merge *m)
 {
     size_t count = json_array_size(devices);
     m->source = calloc(count + 1, sizeof *m->source);
@@ -224,7 +227,7 @@ static enum err gather_all(struct registry_txn *t, const json_t *devices, struct
         const char *id = json_string_value(json_array_get(devices, i));
         e = registry_get_doc(t, REGISTRY_DEVICES, id, &device);
         if (!e)
-            e = drift_gather(t, id, doc_text(device, "variant"), &m->source[m->n], &windows);
+            e = drift_gather(t, id, doc_text(device, "variant"), most, &m->source[m->n], &windows);
         m->n += !e;
         if (e == ERR_NOT_FOUND)
             e = ERR_NONE; /* this one has sent nothing: the others speak */
@@ -241,7 +244,8 @@ static enum err make_profile(struct controller *c, struct registry_txn *t, const
     struct profile *then = NULL, *fleet = NULL, *made = NULL;
     struct fault f = {""};
     char path[CONTROLLER_PATH], kept[CONTROLLER_PATH], name[96];
-    enum err e = gather_all(t, devices, &m);
+    uint32_t most = c->settings.drift_confirm < DRIFT_WINDOWS ? c->settings.drift_confirm : DRIFT_WINDOWS;
+    enum err e = gather_all(t, devices, most, &m);
     if (!e)
         e = open_profile(t, rollout, &then);
     for (uint32_t i = 0; i < m.n; i++)

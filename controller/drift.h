@@ -42,9 +42,9 @@ NODISCARD enum err drift_tick(struct controller *c, int64_t now_s);
 NODISCARD enum err drift_recalibrate(struct controller *c, const char *rollout, int64_t now_s,
                                      json_t **out, char why[DRIFT_WHY]);
 
-/* Merge a device's newest windows for a variant. *out is the caller's; *windows how many.
+/* Merge a device's newest windows for a variant, `most` at most (1 .. DRIFT_WINDOWS). *out is the caller's; *windows how many.
  * Errors: ERR_NOT_FOUND (none complete), ERR_MEMORY, ERR_IO. */
 NODISCARD enum err drift_gather(struct registry_txn *t, const char *device, const char *variant,
-                                struct profile **out, uint32_t *windows);
+                                uint32_t most, struct profile **out, uint32_t *windows);
 
 #endif

@@ -102,11 +102,11 @@ static enum err forget_window(struct registry_txn *t, const struct window *w)
     return ERR_NONE;
 }
 
-enum err drift_gather(struct registry_txn *t, const char *device, const char *variant,
+enum err drift_gather(struct registry_txn *t, const char *device, const char *variant, uint32_t most,
                       struct profile **out, uint32_t *windows)
 {
     struct scan s = {0};
-    uint32_t used = 0;
+    uint32_t used = 0, kept = 0;
     enum err e = hex_decode(variant, strlen(variant), s.variant, sizeof s.variant);
     if (e)
         return ERR_NOT_FOUND; /* nothing derived is in service */
@@ -118,9 +118,11 @@ enum err drift_gather(struct registry_txn *t, const char *device, const char *va
     for (size_t i = s.n; i-- > 0 && !e;) {
         const struct window *w = &s.windows[i];
         bool is_complete = w->present >= w->chunks;
-        if (w->is_wanted && is_complete && used < DRIFT_WINDOWS) {
-            e = registry_scan(t, REGISTRY_SUMS, w->key, WINDOW_KEY, false, merge_visit, &s);
-            used++;
+        if (w->is_wanted && is_complete && kept < DRIFT_WINDOWS) {
+            if (kept++ < most) {
+                e = registry_scan(t, REGISTRY_SUMS, w->key, WINDOW_KEY, false, merge_visit, &s);
+                used++;
+            }
         } else if (is_complete || i + 8 < s.n) {
             e = forget_window(t, w);
         }

@@ -266,7 +266,7 @@ static void gathers_sane_statistics_only(void)
     CU_ASSERT_EQUAL(fixture_count(&f, REGISTRY_DECISIONS), 1 + 1);
     CU_ASSERT_EQUAL(fixture_acked(&f, &d, MESSAGE_STREAM_CAL), 3);
     CU_ASSERT_EQUAL_FATAL(registry_begin(f.c->registry, true, &t), ERR_NONE);
-    CU_ASSERT_EQUAL_FATAL(drift_gather(t, d.id, variant, &p, &windows), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(drift_gather(t, d.id, variant, DRIFT_WINDOWS, &p, &windows), ERR_NONE);
     CU_ASSERT_EQUAL(windows, 2);
     CU_ASSERT_EQUAL_FATAL(p->entries, 1);
     CU_ASSERT_DOUBLE_EQUAL(p->entry[0].sum2[0], 4, 0);
@@ -292,7 +292,7 @@ static void keeps_no_more_than_the_newest_windows(void)
     memset(digest, 2, sizeof digest);
     hex_encode(digest, sizeof digest, variant);
     CU_ASSERT_EQUAL_FATAL(registry_begin(f.c->registry, true, &t), ERR_NONE);
-    CU_ASSERT_EQUAL_FATAL(drift_gather(t, d.id, variant, &p, &windows), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(drift_gather(t, d.id, variant, DRIFT_WINDOWS, &p, &windows), ERR_NONE);
     CU_ASSERT_EQUAL(windows, DRIFT_WINDOWS);
     CU_ASSERT_DOUBLE_EQUAL(p->entry[0].sum2[0], 17 + 18 + 19 + 20, 0);
     CU_ASSERT_EQUAL(registry_commit(t), ERR_NONE);

@@ -84,7 +84,6 @@ static void open_all(void)
     char path[96];
     fixture_open(&f);
     f.c->settings.drift_interval_s = 600;
-    f.c->settings.drift_blend = 0.95;
     CU_ASSERT_EQUAL_FATAL(workshop_open(f.c, BUILD_DIR "/bin/tare-controller", &f.c->workshop), ERR_NONE);
     for (uint8_t i = 0; i < DEVICES; i++) {
         fixture_device(&devices[i], (uint8_t)(i + 30));
