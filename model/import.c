@@ -190,7 +190,7 @@ static enum err list_tensors(struct import_source *s)
 static bool is_known_extra(const char *name)
 {
     static const char *const parts[] = {"rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias",
-                                        ".attn.bias", ".attention.bias", "position_ids", "pooler.dense", "cls."};
+                                        ".attn.bias", ".attention.bias", "position_ids", "pooler.dense", "cls.", "vision_tower.", "multi_modal_projector."};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (strstr(name, parts[i]))
             return true;
@@ -367,6 +367,21 @@ static enum err write_all(struct import_source *s, struct import_report *report)
 
 /* ---- folders ---- */
 
+/* A family's forward pass has one activation; a folder that asks for another would give other logits. */
+static enum err check_activation(struct import_source *s)
+{
+    static const char *const names[] = {"hidden_activation", "hidden_act", "activation_function"};
+    const char *asked = NULL;
+    for (size_t i = 0; i < sizeof names / sizeof *names && !asked; i++)
+        asked = json_string_value(json_object_get(s->config, names[i]));
+    const char *at = asked ? strstr(s->family->activation, asked) : s->family->activation;
+    const size_t length = asked ? strlen(asked) : 0;
+    if (at && (!asked || ((at == s->family->activation || at[-1] == ' ') && (at[length] == ' ' || !at[length]))))
+        return ERR_NONE;
+    return import_fail(s, ERR_UNSUPPORTED, "config.json: hidden_act: expected %s, found \"%.20s\"",
+                       s->family->activation, asked);
+}
+
 static enum err open_config(struct import_source *s)
 {
     char path[4096];
@@ -387,7 +402,7 @@ static enum err open_config(struct import_source *s)
                            name ? name : "");
     s->is_tied = json_is_true(json_object_get(s->config, "tie_word_embeddings")) ||
                  (strncmp(s->family->gguf, "gemma", 5) == 0 && !json_is_false(json_object_get(s->config, "tie_word_embeddings")));
-    return ERR_NONE;
+    return check_activation(s);
 }
 
 static enum err general_keys(struct import_source *s)

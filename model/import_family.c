@@ -307,18 +307,46 @@ static enum err qwen_keys(struct import_source *s)
     return e;
 }
 
-static enum err gemma2_keys(struct import_source *s)
+/* Every pattern-th layer sees all positions, the others a window. preset: what readers presume. */
+static enum err pattern_key(struct import_source *s, uint32_t preset)
+{
+    const json_t *types = field(s, "layer_types");
+    const json_t *given = field(s, "sliding_window_pattern");
+    uint32_t pattern = json_is_integer(given) ? (uint32_t)json_integer_value(given) : preset;
+    size_t i;
+    json_t *type;
+    for (i = 0; i < json_array_size(types); i++)
+        if (strcmp(json_string_value(json_array_get(types, i)) ?: "", "full_attention") == 0) {
+            pattern = (uint32_t)i + 1;
+            break;
+        }
+    json_array_foreach((json_t *)types, i, type)
+    {
+        const bool is_full = strcmp(json_string_value(type) ?: "", "full_attention") == 0;
+        if (pattern && is_full != ((i + 1) % pattern == 0))
+            return import_fail(s, ERR_UNSUPPORTED, "config.json: layer_types: expected one full layer in every %u", pattern);
+    }
+    return pattern == preset ? ERR_NONE : put(s, "attention.sliding_window_pattern", false, pattern);
+}
+
+static enum err gemma_keys(struct import_source *s, uint32_t pattern)
 {
     enum err e = llama_keys(s);
+    if (!e) e = pattern_key(s, pattern);
     if (!e) e = real(s, "attn_logit_softcapping", "attn_logit_softcapping", false);
     if (!e) e = real(s, "final_logit_softcapping", "final_logit_softcapping", false);
     if (!e) e = real(s, "query_pre_attn_scalar", "attention.query_pre_attn_scalar", false);
     return e;
 }
 
+static enum err gemma2_keys(struct import_source *s)
+{
+    return gemma_keys(s, 2);
+}
+
 static enum err gemma3_keys(struct import_source *s)
 {
-    enum err e = gemma2_keys(s);
+    enum err e = gemma_keys(s, 6);
     const double local = number_or(rope_field(s, "sliding_attention", "rope_theta"),
                                    number_or(field(s, "rope_local_base_freq"), 10000));
     if (!e) e = put(s, "rope.freq_base_swa", true, local);
@@ -446,18 +474,19 @@ static enum err deepseek2_keys(struct import_source *s)
 }
 
 static const struct import_family families[] = {
-    {"LlamaForCausalLM", "llama", llama_rules, "model.", llama_keys},
-    {"MistralForCausalLM", "llama", llama_rules, "model.", llama_keys},
-    {"Qwen2ForCausalLM", "qwen2", qwen2_rules, "model.", qwen_keys},
-    {"Qwen3ForCausalLM", "qwen3", qwen3_rules, "model.", qwen_keys},
-    {"Gemma2ForCausalLM", "gemma2", gemma2_rules, "model.", gemma2_keys},
-    {"Gemma3ForCausalLM", "gemma3", gemma3_rules, "model.", gemma3_keys},
-    {"Phi3ForCausalLM", "phi3", phi3_rules, "model.", phi3_keys},
-    {"GPT2LMHeadModel", "gpt2", gpt2_rules, "transformer.", gpt2_keys},
-    {"GPTNeoXForCausalLM", "gptneox", gptneox_rules, "gpt_neox.", gptneox_keys},
-    {"DeepseekV2ForCausalLM", "deepseek2", deepseek2_rules, "model.", deepseek2_keys},
-    {"DeepseekV3ForCausalLM", "deepseek2", deepseek2_rules, "model.", deepseek2_keys},
-    {"BertModel", "bert", bert_rules, "bert.", bert_keys},
+    {"LlamaForCausalLM", "llama", llama_rules, "model.", llama_keys, "silu"},
+    {"MistralForCausalLM", "llama", llama_rules, "model.", llama_keys, "silu"},
+    {"Qwen2ForCausalLM", "qwen2", qwen2_rules, "model.", qwen_keys, "silu"},
+    {"Qwen3ForCausalLM", "qwen3", qwen3_rules, "model.", qwen_keys, "silu"},
+    {"Gemma2ForCausalLM", "gemma2", gemma2_rules, "model.", gemma2_keys, "gelu_pytorch_tanh"},
+    {"Gemma3ForCausalLM", "gemma3", gemma3_rules, "model.", gemma3_keys, "gelu_pytorch_tanh"},
+    {"Gemma3ForConditionalGeneration", "gemma3", gemma3_rules, "language_model.model.", gemma3_keys, "gelu_pytorch_tanh"},
+    {"Phi3ForCausalLM", "phi3", phi3_rules, "model.", phi3_keys, "silu"},
+    {"GPT2LMHeadModel", "gpt2", gpt2_rules, "transformer.", gpt2_keys, "gelu_new gelu_pytorch_tanh"},
+    {"GPTNeoXForCausalLM", "gptneox", gptneox_rules, "gpt_neox.", gptneox_keys, "gelu"},
+    {"DeepseekV2ForCausalLM", "deepseek2", deepseek2_rules, "model.", deepseek2_keys, "silu"},
+    {"DeepseekV3ForCausalLM", "deepseek2", deepseek2_rules, "model.", deepseek2_keys, "silu"},
+    {"BertModel", "bert", bert_rules, "bert.", bert_keys, "gelu"},
 };
 
 const struct import_family *import_family_find(const char *architecture)

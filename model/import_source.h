@@ -53,6 +53,7 @@ struct import_family {
     const struct import_rule *rules; /* ends with from == NULL */
     const char *prefix; /* of Hugging Face names, sometimes left out */
     enum err (*keys)(struct import_source *s);
+    const char *activation; /* what hidden_act may be, one or several words */
 };
 
 /* The state of one import. */

@@ -55,7 +55,7 @@ def sentence_piece(prepend):
     merges = [("\u2581", "t"), ("h", "e"), ("\u2581t", "he"), ("a", "n")]
     names = ["<unk>", "<s>", "</s>"] + ["<0x%02X>" % b for b in range(256)] + list(letters)
     names += [a + b for a, b in merges]
-    names += ["[more%d]" % i for i in range(288 - len(names))]
+    names += ["[more%d]" % i for i in range(287 - len(names))] + ["<|endoftext|>"]
     t = Tokenizer(models.BPE(vocab={n: i for i, n in enumerate(names)}, merges=merges, byte_fallback=True,
                              fuse_unk=True, unk_token="<unk>"))
     replace = normalizers.Replace(" ", "\u2581")
@@ -127,8 +127,13 @@ FIXTURES = {
     "gptneox_serial": (hf.GPTNeoXConfig, dict(NARROW, num_hidden_layers=1, use_parallel_residual=False,
                                               rope_parameters=dict(rope_type="default", rope_theta=10000.0,
                                                                    partial_rotary_factor=1.0)), words),
-    "deepseek2": (hf.DeepseekV2Config, dict(MLA, q_lora_rank=None, n_shared_experts=2, topk_method="greedy",
-                                            routed_scaling_factor=1.5), lambda: byte_level(DEEPSEEK, True)),
+    # 26 layers: other engines tell the variant without q_lora_rank by their number
+    "deepseek2": (hf.DeepseekV2Config, dict(MLA, hidden_size=16, intermediate_size=24, num_hidden_layers=26,
+                                            num_attention_heads=2, num_key_value_heads=2, kv_lora_rank=8,
+                                            qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=4, n_routed_experts=4,
+                                            num_experts_per_tok=2, moe_intermediate_size=4, q_lora_rank=None,
+                                            n_shared_experts=1, topk_method="greedy", routed_scaling_factor=1.5,
+                                            **TIED), lambda: byte_level(DEEPSEEK, True)),
     "deepseek2_groups": (hf.DeepseekV2Config, dict(MLA, q_lora_rank=24, n_shared_experts=1, n_group=4, topk_group=2,
                                                    topk_method="group_limited_greedy", rope_parameters=dict(
                                                        YARN, mscale=0.707, mscale_all_dim=0.707)),
