@@ -154,8 +154,12 @@ INI
     fleet_start controller "$FLEET_BIN/tare-controller" "$FLEET_FOLDER/controller.ini"
     wait_for 20 fleet_controller_is_settled
     fleet_alive controller && [ -s "$state/http.port" ] || fleet_fail "the controller does not start" controller
-    FLEET_URL=http://127.0.0.1:$(cat "$state/http.port")
-    FLEET_ARTIFACTS=http://127.0.0.1:$(cat "$state/artifact.port")
+    local http artifacts
+    http=$(cat "$state/http.port") artifacts=$(cat "$state/artifact.port")
+    FLEET_URL=http://127.0.0.1:$http FLEET_ARTIFACTS=http://127.0.0.1:$artifacts
+    # started again, it is found where it was
+    sed -i -e "/^\[http\]/,/^\[/s/^port = 0/port = $http/; /^\[artifacts\]/,/^\[/s/^port = 0/port = $artifacts/" \
+        "$FLEET_FOLDER/controller.ini"
 }
 
 fleet_controller_is_settled() {

@@ -54,9 +54,13 @@ fleet_ready() {
     fleet_open "$BIN" "$SCRATCH"
     fleet_broker
     fleet_controller "${1:-drift = no}"
-    fleet_agent gateway scalar '' "${2:-}"
-    fleet_agent server $fast '' "${2:-}"
-    fleet_agent laptop $fast "$slow" "${2:-}"
+    for name in ${AGENTS:-gateway server laptop}; do
+        case $name in
+        gateway) fleet_agent gateway scalar '' "${2:-}" ;;
+        server) fleet_agent server $fast '' "${2:-}" ;;
+        laptop) fleet_agent laptop $fast "$slow" "${2:-}" ;;
+        esac
+    done
     for name in "${FLEET_AGENTS[@]}"; do
         fleet_until 60 ".devices[] | select(.id == \"${FLEET_ID[$name]}\" and .status == \"pending\")" devices ||
             fleet_fail "the controller does not see $name" "$name"
