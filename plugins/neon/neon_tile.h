@@ -1,8 +1,8 @@
 /* neon_tile.h: what the kernels of the neon plugin work on.
  *
- * Weights stay in the GGUF layout, one copy. A kernel takes up to 256 values of four rows apart into
- * tiles of signed bytes with a scale and a minimum per 16 values, then meets them with every token, so
- * that unpacking is paid once per tile and not once per token.
+ * Weights stay in the GGUF layout, one copy. A kernel takes up to 256 values of four rows apart
+ * into tiles of signed bytes with a scale and a minimum per 16 values, then meets them with every
+ * token, so that unpacking is paid once per tile and not once per token.
  */
 #ifndef NEON_TILE_H
 #define NEON_TILE_H
@@ -15,7 +15,8 @@ enum { NEON_TILE_VALUES = 256, NEON_TILE_GROUPS = 16, NEON_TILE_ROWS = 4 };
 struct neon_tile {
     int8_t level[NEON_TILE_VALUES];
     float scale[NEON_TILE_GROUPS];
-    float minimum[NEON_TILE_GROUPS]; /* meaningful where neon_unpack says that the type has minima */
+    float
+        minimum[NEON_TILE_GROUPS]; /* meaningful where neon_unpack says that the type has minima */
 };
 
 /* What unpacking needs to know of a type. */
@@ -39,16 +40,28 @@ struct neon_input {
     uint32_t cols;
 };
 
-/* acc[row * tokens + t] += tile[row] . x[t] over `values` values from column `col` on, values a multiple
- * of 32, for NEON_TILE_ROWS rows and all tokens. One function per level of the architecture; the integer
- * sums are the same in each. */
-typedef void neon_dot_fn(const struct neon_tile *tile, const struct neon_format *format, uint32_t values,
-                         const struct neon_input *x, uint32_t col, float *acc);
+/* acc[row * tokens + t] += tile[row] . x[t] over `values` values from column `col` on, values a
+ * multiple of 32, for NEON_TILE_ROWS rows and all tokens. One function per level of the
+ * architecture; the integer sums are the same in each. */
+typedef void neon_dot_fn(const struct neon_tile *tile, const struct neon_format *format,
+                         uint32_t values, const struct neon_input *x, uint32_t col, float *acc);
 neon_dot_fn neon_dot_base;    /* armv8-a: widening multiplies */
 neon_dot_fn neon_dot_dotprod; /* armv8.2-a+dotprod: sdot */
 neon_dot_fn neon_dot_i8mm;    /* armv8.2-a+i8mm: smmla, two rows by two tokens */
 
-/* The dev of this plugin. */
+/* A level of the architecture. */
+struct neon_path {
+    const char *name;
+    neon_dot_fn *dot;
+    uint32_t score;
+};
+
+/* The best path of this CPU, or the named one; NULL when there is none. And how many there are. */
+const struct neon_path *neon_pick(const char *name);
+uint32_t neon_paths_here(void);
+
+/* The dev of this plugin, and the beginning of the dev of a plugin that borrows these operations.
+ */
 struct neon_dev {
     struct scalar_dev scalar; /* first, see scalar.h */
     neon_dot_fn *dot;
