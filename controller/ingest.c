@@ -173,6 +173,12 @@ static enum err open_birth(struct ingest *i, const char *device, const uint8_t *
                          MESSAGE_BIRTH, out);
 }
 
+/* Is it worth a write that this device was heard now? Judged by its record as it was loaded already. */
+static bool is_news(const struct ingest *i, const json_t *device)
+{
+    return !doc_bool(device, "online") || i->now_ms / 1000 - doc_int(device, "last_seen") >= HEARD_EVERY_S;
+}
+
 static uint32_t type_of(uint32_t kind)
 {
     switch (kind) {
@@ -243,7 +249,7 @@ static enum err apply(struct ingest *i, const struct topic *topic, bool is_retai
                           type_of(topic->kind), &envelope);
     if (!e)
         e = apply_known(i, device, topic, &envelope, is_retained);
-    if (!e && !is_retained && topic->kind != TOPIC_UP_DEATH)
+    if (!e && !is_retained && topic->kind != TOPIC_UP_DEATH && is_news(i, device))
         e = ingest_heard(i, topic->device);
     json_decref(device);
     return e;

@@ -9,8 +9,6 @@
 #include "protocol/hex.h"
 #include "protocol/job.h"
 
-enum { HEARD_EVERY_S = 5 };
-
 /* The decoders say ERR_FULL of lists that are too long; of a device's message that is its fault. */
 static enum err foreign(enum err e)
 {
@@ -132,7 +130,7 @@ enum err ingest_heard(struct ingest *i, const char *device)
     json_t *doc = NULL;
     int64_t now_s = i->now_ms / 1000;
     enum err e = registry_get_doc(i->t, REGISTRY_DEVICES, device, &doc);
-    if (!e && (!doc_bool(doc, "online") || now_s - doc_int(doc, "last_seen") >= HEARD_EVERY_S)) {
+    if (!e) {
         doc_set_bool(doc, "online", true);
         doc_set_int(doc, "death_epoch", 0);
         doc_set_int(doc, "last_seen", now_s);

@@ -9,7 +9,7 @@
 #include "protocol/message.h"
 #include "protocol/topic.h"
 
-enum { INGEST_TOUCH_MAX = 256, INGEST_SEEN_KEY = 64 };
+enum { HEARD_EVERY_S = 5, INGEST_TOUCH_MAX = 256, INGEST_SEEN_KEY = 64 };
 
 struct ingest {
     struct controller *c;
