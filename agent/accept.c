@@ -9,7 +9,31 @@
 #include "protocol/keys.h"
 #include "protocol/minisign.h"
 
-enum err accept_load_keys(const struct settings *s, struct accept_keys *out, char *why, uint32_t why_bytes)
+static enum err load_root(const struct settings *s, uint64_t now_s, struct accept_keys *out)
+{
+    static uint8_t bytes[KEYS_ROOT_MAX + 1];
+    static struct keys_root root;
+    FILE *f = fopen(s->root, "re");
+    if (!f)
+        return ERR_NOT_FOUND;
+    size_t size = fread(bytes, 1, sizeof bytes, f);
+    fclose(f);
+    if (size > KEYS_ROOT_MAX)
+        return ERR_FORMAT;
+    enum err e = keys_root_verify(bytes, size, NULL, now_s, &root);
+    if (e)
+        return e;
+    if (strcmp(root.fleet, s->fleet) != 0)
+        return ERR_AUDIENCE;
+    for (uint32_t i = 0; i < root.roles; i++)
+        for (uint32_t k = 0; root.role[i].role == ENVELOPE_DIRECTOR && k < root.role[i].keys; k++)
+            if (out->directors < ACCEPT_KEYS_MAX)
+                memcpy(out->director[out->directors++], root.role[i].key[k], 32);
+    return ERR_NONE;
+}
+
+enum err accept_load_keys(const struct settings *s, uint64_t now_s, struct accept_keys *out, char *why,
+                          uint32_t why_bytes)
 {
     out->directors = 0;
     for (uint32_t i = 0; i < s->director_key_count; i++) {
@@ -23,7 +47,11 @@ enum err accept_load_keys(const struct settings *s, struct accept_keys *out, cha
         }
         memcpy(out->director[out->directors++], key.public_key, 32);
     }
-    return ERR_NONE;
+    enum err e = s->root[0] ? load_root(s, now_s, out) : ERR_NONE;
+    if (e)
+        snprintf(why, why_bytes, "%s: expected a root document of fleet %s that is in force (%s)", s->root, s->fleet,
+                 err_name(e));
+    return e;
 }
 
 enum err accept_open(const struct accept_keys *keys, const char *fleet, uint32_t type, const uint8_t *bytes,

@@ -15,8 +15,10 @@
 #include "protocol/job.h"
 #include "protocol/message.h"
 
+enum { ACCEPT_KEYS_MAX = SETTINGS_KEYS + 16 };
+
 struct accept_keys {
-    uint8_t director[SETTINGS_KEYS][32];
+    uint8_t director[ACCEPT_KEYS_MAX][32];
     uint32_t directors;
 };
 
@@ -32,8 +34,10 @@ struct accept_device {
     uint64_t disk_free_bytes;          /* UINT64_MAX: unknown */
 };
 
-/* Reads the minisign public key files of the settings. On error why[] names the file. */
-NODISCARD enum err accept_load_keys(const struct settings *s, struct accept_keys *out, char *why,
+/* Reads the minisign public key files of the settings, and the root document: it must be for this fleet, signed
+ * as it itself asks, and not have expired at now_s (0: not judged); its director keys count too. On error why[]
+ * names the file. */
+NODISCARD enum err accept_load_keys(const struct settings *s, uint64_t now_s, struct accept_keys *out, char *why,
                                     uint32_t why_bytes);
 
 /* Opens a director's envelope of the given type with whichever director key it claims; a view into bytes.

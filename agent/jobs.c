@@ -245,6 +245,7 @@ static uint32_t offer_plan(struct jobs *j, const uint8_t *bytes, size_t size, st
     j->plan = *plan;
     j->plan.tensor = NULL;
     j->plan.tensors = j->plan.tensors_max = 0;
+    j->plan.derivation = (struct message_blob){NULL, 0};
     if (!jobs_take(j, &(struct jobs_step){.event = JOB_EVENT_OFFER, .also = also_offer, .context = &o})) {
         j->now = was;
         j->plan = was_plan;

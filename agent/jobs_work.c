@@ -87,18 +87,41 @@ static bool start_task(struct jobs *j, const struct wire *request, void (*done)(
 
 /* ---- OFFERED ---- */
 
-static void judge(struct jobs *j)
+/* Bytes that this plan's files may still take, those of them that are here already counted as free. */
+static uint64_t room_for(struct jobs *j)
 {
     const struct settings *s = j->options.settings;
-    char why[MESSAGE_TEXT_MAX], path[SLOTS_PATH];
-    uint64_t left = slots_disk_free(s->state);
     const struct message_artifact *files[FILES] = {&j->plan.base, &j->plan.profile, &j->plan.text};
-    if (!j->birth)
-        return; /* jobs_start comes back to it */
+    char path[SLOTS_PATH];
+    uint64_t left = slots_disk_free(s->state), used = s->disk_bytes ? slots_disk_used(s->state) : 0;
+    if (s->disk_bytes) {
+        uint64_t allowed = used < s->disk_bytes ? s->disk_bytes - used : 0;
+        left = allowed < left ? allowed : left;
+    }
     for (int i = 0; i < FILES && left != UINT64_MAX; i++) {
         slots_blob_path(s->state, files[i]->digest, path);
         if (slots_has_file(path, files[i]->bytes))
             left += files[i]->bytes;
+    }
+    slots_variant_path(s->state, j->plan.variant, path);
+    if (left != UINT64_MAX && slots_has_file(path, j->plan.variant_bytes))
+        left += j->plan.variant_bytes;
+    return left;
+}
+
+static void judge(struct jobs *j)
+{
+    const struct settings *s = j->options.settings;
+    char why[MESSAGE_TEXT_MAX];
+    struct store_txn *t;
+    if (!j->birth)
+        return; /* jobs_start comes back to it */
+    uint64_t left = room_for(j);
+    uint64_t need = j->plan.base.bytes + j->plan.profile.bytes + j->plan.text.bytes + j->plan.variant_bytes;
+    if (left < need && store_begin(j->options.store, false, &t) == ERR_NONE) {
+        slots_sweep(s->state, t, &j->plan, 0); /* what was only kept for convenience makes room */
+        store_abort(t);
+        left = room_for(j);
     }
     struct accept_device device = {.keys = j->options.keys,
                                    .fleet = s->fleet,

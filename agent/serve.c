@@ -47,6 +47,7 @@ struct serve {
     struct serve_request *requests; /* in order of arrival */
     uint64_t ids;
     double rate;
+    bool is_draining;
 };
 
 static void start(struct server *v);
@@ -197,7 +198,7 @@ static void *copy(const void *bytes, size_t size)
 enum err serve_submit(struct serve *s, const struct serve_ask *ask, struct serve_request **out)
 {
     uint32_t waiting = 0;
-    if (!find(s, MAIN) && !find(s, TRIAL))
+    if (s->is_draining || (!find(s, MAIN) && !find(s, TRIAL)))
         return ERR_NOT_FOUND;
     for (struct serve_request *r = s->requests; r; r = r->next)
         waiting += !r->server;
@@ -548,6 +549,11 @@ pid_t serve_pid(const struct serve *s)
 bool serve_is_idle(const struct serve *s)
 {
     return s->requests == NULL;
+}
+
+void serve_drain(struct serve *s)
+{
+    s->is_draining = true;
 }
 
 enum err serve_collect(struct serve *s)

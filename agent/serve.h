@@ -71,6 +71,8 @@ bool serve_variant(const struct serve *s, uint8_t variant[32]);
 uint64_t serve_rss(const struct serve *s);   /* of the workers */
 pid_t serve_pid(const struct serve *s);      /* of the main worker, or -1 */
 bool serve_is_idle(const struct serve *s);   /* no request runs or waits */
+/* Takes no more requests; those that run or wait are answered. */
+void serve_drain(struct serve *s);
 /* Asks the main worker for its calibration sums; WIRE_STATS frames follow. ERR_NOT_FOUND: no worker. */
 NODISCARD enum err serve_collect(struct serve *s);
 /* Share of the steps whose activations are measured from now on. */

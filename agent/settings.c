@@ -26,8 +26,8 @@ struct key {
 
 static const struct key keys[] = {
     {"fleet", "name", TEXT, FIELD(fleet), SIZE(fleet), 0, 0, true, NULL},
-    {"fleet", "director_keys", PATHS, FIELD(director_keys), FIELD(director_key_count), 0, 0, true, NULL},
-    {"fleet", "root_keys", PATHS, FIELD(root_keys), FIELD(root_key_count), 0, 0, false, ""},
+    {"fleet", "director_keys", PATHS, FIELD(director_keys), FIELD(director_key_count), 0, 0, false, ""},
+    {"fleet", "root", TEXT, FIELD(root), SIZE(root), 0, 0, false, ""},
     {"broker", "host", TEXT, FIELD(broker_host), SIZE(broker_host), 0, 0, true, NULL},
     {"broker", "port", U32, FIELD(broker_port), 0, 1, 65535, false, "8883"},
     {"broker", "ca", TEXT, FIELD(broker_ca), SIZE(broker_ca), 0, 0, true, NULL},
@@ -177,8 +177,8 @@ enum err settings_load(const char *file, struct settings *out, char *why, uint32
         }
     }
     struct settings *s = &r.settings;
-    if (s->director_key_count == 0) {
-        snprintf(why, why_bytes, "%s: director_keys in [fleet] names no file", file);
+    if (s->director_key_count == 0 && !s->root[0]) {
+        snprintf(why, why_bytes, "%s: director_keys is missing from section [fleet], and so is root", file);
         return ERR_FORMAT;
     }
     size_t url = strlen(s->controller_url);

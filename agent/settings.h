@@ -15,10 +15,9 @@ enum { SETTINGS_PATH = 512, SETTINGS_NAME = 128, SETTINGS_KEYS = 8 };
 struct settings {
     /* [fleet] */
     char fleet[SETTINGS_NAME];
-    char director_keys[SETTINGS_KEYS][SETTINGS_PATH]; /* files; at least one */
+    char director_keys[SETTINGS_KEYS][SETTINGS_PATH]; /* files; at least one, or a root document */
     uint32_t director_key_count;
-    char root_keys[SETTINGS_KEYS][SETTINGS_PATH]; /* files; may be none */
-    uint32_t root_key_count;
+    char root[SETTINGS_PATH]; /* file of a root document (keys.h), or "" */
     /* [broker] */
     char broker_host[SETTINGS_NAME];
     uint32_t broker_port;

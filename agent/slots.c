@@ -64,6 +64,27 @@ uint64_t slots_disk_free(const char *folder)
     return statvfs(folder, &fs) == 0 ? (uint64_t)fs.f_bavail * fs.f_frsize : UINT64_MAX;
 }
 
+uint64_t slots_disk_used(const char *folder)
+{
+    static const char *const names[] = {"blobs", "variants", "work"};
+    char path[SLOTS_PATH + 300];
+    uint64_t used = 0;
+    for (int i = 0; i < 3; i++) {
+        struct dirent *f;
+        struct stat st;
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        DIR *d = opendir(path);
+        while (d && (f = readdir(d))) {
+            snprintf(path, sizeof path, "%s/%s/%s", folder, names[i], f->d_name);
+            if (stat(path, &st) == 0 && S_ISREG(st.st_mode))
+                used += (uint64_t)st.st_size;
+        }
+        if (d)
+            closedir(d);
+    }
+    return used;
+}
+
 enum err slots_decode_plan(const uint8_t *payload, size_t payload_bytes, struct message_plan *out)
 {
     struct message_tensor *tensors = calloc(MESSAGE_TENSORS_MAX, sizeof *tensors);
@@ -76,6 +97,7 @@ enum err slots_decode_plan(const uint8_t *payload, size_t payload_bytes, struct 
     free(tensors);
     out->tensor = NULL;
     out->tensors = out->tensors_max = 0;
+    out->derivation = (struct message_blob){NULL, 0}; /* it would point into the caller's bytes */
     return e;
 }
 

@@ -32,6 +32,8 @@ void slots_work_path(const char *folder, const uint8_t plan_id[16], char out[SLO
 bool slots_has_file(const char *path, uint64_t bytes);
 /* Bytes that unprivileged writers may still use in the folder's file system; UINT64_MAX: unknown. */
 uint64_t slots_disk_free(const char *folder);
+/* Bytes of blobs, variants and work. */
+uint64_t slots_disk_used(const char *folder);
 
 /* i is 0 or 1. An unreadable slot counts as free. */
 NODISCARD enum err slots_get(struct store_txn *t, uint32_t i, struct slot *out);

@@ -10,6 +10,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/agent.h"
@@ -19,7 +20,7 @@
 #include "protocol/hex.h"
 
 /* Statuses as the command's: 2 usage, 3 bad input, 4 environment. */
-enum { STATUS_USAGE = 2, STATUS_INPUT = 3, STATUS_ENVIRONMENT = 4, PROBE_AGAIN_MS = 5000, WILL_BYTES = 512 };
+enum { CLOCK_SET_S = 1700000000, STATUS_USAGE = 2, STATUS_INPUT = 3, STATUS_ENVIRONMENT = 4, PROBE_AGAIN_MS = 5000, WILL_BYTES = 512, DRAIN_MS = 10000, DRAIN_LAST_MS = 200 };
 
 struct agent {
     struct settings settings;
@@ -37,7 +38,8 @@ struct agent {
     struct link *link;
     struct message_birth birth;
     struct loop_watch signals;
-    struct loop_timer probe_again, watchdog;
+    struct loop_timer probe_again, watchdog, drain;
+    bool is_stopping;
     int64_t watchdog_ms;
 };
 
@@ -161,6 +163,8 @@ static void hook_promote(void *context)
     hook_restore(a);
 }
 
+static void on_drained(void *context);
+
 static void serve_trial_ready(void *context)
 {
     jobs_trial_ready(((struct agent *)context)->jobs);
@@ -188,7 +192,11 @@ static void serve_token(void *context, uint64_t us)
 
 static void serve_finished(void *context, const struct serve_cost *cost)
 {
-    telemetry_finished(((struct agent *)context)->telemetry, cost);
+    struct agent *a = context;
+    telemetry_finished(a->telemetry, cost);
+    /* The last answer still has to leave: MHD writes it in the next rounds of the loop. */
+    if (a->is_stopping && serve_is_idle(a->serve))
+        loop_set_timer(a->loop, &a->drain, DRAIN_LAST_MS, on_drained, a);
 }
 
 static void serve_stats(void *context, const struct wire *frame)
@@ -279,6 +287,12 @@ static void probe(void *context)
 
 /* ---- open and close ---- */
 
+static void on_drained(void *context)
+{
+    struct agent *a = context;
+    loop_stop(a->loop);
+}
+
 static void on_signal(void *context, uint32_t events)
 {
     struct agent *a = context;
@@ -287,7 +301,13 @@ static void on_signal(void *context, uint32_t events)
     if (read(a->signals.fd, &info, sizeof info) != sizeof info)
         return;
     log_info("tared: signal %u, stopping", info.ssi_signo);
-    loop_stop(a->loop);
+    if (a->is_stopping || serve_is_idle(a->serve)) {
+        loop_stop(a->loop);
+        return;
+    }
+    a->is_stopping = true; /* answer what has been asked, and take no more; a second signal does not wait */
+    serve_drain(a->serve);
+    loop_set_timer(a->loop, &a->drain, DRAIN_MS, on_drained, a);
 }
 
 static enum err watch_signals(struct agent *a)
@@ -427,6 +447,7 @@ static int usage(void)
 int main(int argc, char **argv)
 {
     static struct agent a;
+    time_t now = time(NULL);
     char why[512];
     /* Three threads that hardly allocate need no arenas of their own, and what is free goes back. */
     mallopt(M_ARENA_MAX, 1);
@@ -455,7 +476,7 @@ int main(int argc, char **argv)
         identity_wipe(&a.identity);
         return 0;
     }
-    if (accept_load_keys(&a.settings, &a.keys, why, sizeof why)) {
+    if (accept_load_keys(&a.settings, now > CLOCK_SET_S ? (uint64_t)now : 0, &a.keys, why, sizeof why)) {
         log_error("tared: %s", why);
         return STATUS_INPUT;
     }

@@ -18,7 +18,8 @@
 
 #include "agent/log.h"
 
-enum { CHANNEL_FD = 3 };
+/* The engine keeps the budget itself; the limit behind it leaves room for stacks and libraries. */
+enum { CHANNEL_FD = 3, MEMORY_SLACK = 128 << 20 };
 
 /* Sanitizers map terabytes of shadow memory. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -84,7 +85,7 @@ static void become(int fd, uint64_t memory, pid_t parent)
     if (getppid() != parent)
         _exit(1);
     if (memory && IS_LIMITED) {
-        struct rlimit limit = {.rlim_cur = memory, .rlim_max = memory};
+        struct rlimit limit = {.rlim_cur = memory + MEMORY_SLACK, .rlim_max = memory + MEMORY_SLACK};
         setrlimit(RLIMIT_DATA, &limit);
     }
     if (fd == CHANNEL_FD)

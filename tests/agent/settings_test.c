@@ -32,7 +32,7 @@ static void test_presets(void)
     CU_ASSERT_EQUAL(s.broker_port, 8883);
     CU_ASSERT_EQUAL(s.memory_bytes, 3u << 20);
     CU_ASSERT_EQUAL(s.shadow_rate, 0.25);
-    CU_ASSERT_EQUAL(s.root_key_count, 0);
+    CU_ASSERT_STRING_EQUAL(s.root, "");
 }
 
 static void test_refusals(void)
