@@ -13,6 +13,7 @@
     VERB(quantize) \
     VERB(eval) \
     VERB(run) \
+    VERB(embed) \
     VERB(bench) \
     VERB(plugins) \
     VERB(check) \

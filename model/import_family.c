@@ -422,11 +422,23 @@ static enum err gptneox_keys(struct import_source *s)
     return e;
 }
 
+/* Sentence encoders say beside the model how they pool; the mean where they say nothing. Numbers of GGUF. */
+static uint32_t pooling_of(const struct import_source *s)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/1_Pooling/config.json", s->options->input);
+    json_t *pooling = json_load_file(path, 0, NULL);
+    const bool is_first = json_is_true(json_object_get(pooling, "pooling_mode_cls_token"));
+    const bool is_last = json_is_true(json_object_get(pooling, "pooling_mode_lasttoken"));
+    json_decref(pooling);
+    return is_first ? 2 : is_last ? 3 : 1;
+}
+
 static enum err bert_keys(struct import_source *s)
 {
     enum err e = common_keys(s, "layer_norm_eps", "attention.layer_norm_epsilon");
     if (!e) e = gguf_writer_bool(s->writer, "bert.attention.causal", false);
-    if (!e) e = gguf_writer_u32(s->writer, "bert.pooling_type", 1); /* mean, as sentence encoders want */
+    if (!e) e = gguf_writer_u32(s->writer, "bert.pooling_type", pooling_of(s));
     if (!e) e = gguf_writer_u32(s->writer, "tokenizer.ggml.token_type_count",
                                 (uint32_t)number_or(field(s, "type_vocab_size"), 2));
     s->is_tied = true;

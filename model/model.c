@@ -58,7 +58,7 @@ static void choose_sizes(struct forward *f, const struct model_options *o, uint6
     info->batch = o->batch;
     if (!info->batch) {
         const uint64_t fits = ARENA_BYTES / (floats * sizeof(float) + 1) / 32 * 32;
-        info->batch = fits < 32 ? 32 : fits > 512 ? 512 : (uint32_t)fits;
+        info->batch = info->is_encoder ? info->context : fits < 32 ? 32 : fits > 512 ? 512 : (uint32_t)fits;
     }
     if (info->batch < info->sequences && !o->batch)
         info->batch = info->sequences;
@@ -106,6 +106,7 @@ static void open_parts(struct model *m, const struct model_options *o)
         return;
     }
     f->info.vocabulary = (uint32_t)table->rows;
+    f->info.is_encoder = m->family->is_encoder;
     const uint64_t floats = m->family->shape(f, m->state);
     if (!w->error)
         choose_sizes(f, o, floats);

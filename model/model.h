@@ -26,7 +26,8 @@ struct model_options {
     uint32_t context;   /* positions of one sequence at most; default: as trained, at most 4096 */
     uint32_t sequences; /* sequences alive at once; default 1 */
     uint32_t slots;     /* cache positions of all sequences together; default context * sequences */
-    uint32_t batch;     /* tokens in one step at most; default: 32 to 512, so that activations stay small */
+    uint32_t batch;     /* tokens in one step at most; default: 32 to 512, so that activations stay small;
+                         * an encoder's: its context */
     uint32_t head_rows; /* rows of logits computed at once; default: sequences, up to 16 in 4 MiB */
     uint32_t cache_k;   /* HAL_F16 (default), HAL_Q8_0, HAL_Q4_0 or MODEL_CACHE_F32 */
     uint32_t cache_v;
@@ -43,6 +44,7 @@ struct model_info {
     uint32_t kv_heads;
     uint32_t vocabulary;
     uint32_t context_trained;
+    bool is_encoder; /* a text goes through in one step and gives model_hidden, no logits */
     uint32_t context;
     uint32_t sequences;
     uint32_t slots;

@@ -114,6 +114,7 @@ static const char *const architectures[] = {"bert", NULL};
 const struct model_family model_bert = {
     .architectures = architectures,
     .bytes = sizeof(struct bert),
+    .is_encoder = true,
     .shape = bert_shape,
     .open = bert_open,
     .close = bert_close,

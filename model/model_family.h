@@ -7,6 +7,7 @@
 struct model_family {
     const char *const *architectures; /* NULL-ended values of general.architecture */
     size_t bytes;                     /* of the family's own struct; zeroed at open, freed at close */
+    bool is_encoder; /* every token sees the whole text: it goes through in one step; there are no logits */
     /* Read shapes into f->info (layers, width, heads, kv_heads, context_trained) and return, in floats,
      * what one row of a step needs: activations of all kinds. */
     uint64_t (*shape)(struct forward *f, void *family);
