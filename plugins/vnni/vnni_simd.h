@@ -199,13 +199,24 @@ INLINE __m256i vi_first_lanes(uint32_t n)
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n > 8 ? 8 : (int)n),
                               _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
+/* Not maskload: emulators read all of its lanes. */
 INLINE VF vf_load_part(const float *p, uint32_t n)
 {
-    return _mm256_maskload_ps(p, vi_first_lanes(n));
+    if (n >= 8)
+        return _mm256_loadu_ps(p);
+    float part[8] = {0};
+    memcpy(part, p, n * sizeof *part);
+    return _mm256_loadu_ps(part);
 }
 INLINE void vf_store_part(float *p, VF a, uint32_t n)
 {
-    _mm256_maskstore_ps(p, vi_first_lanes(n), a);
+    if (n >= 8) {
+        _mm256_storeu_ps(p, a);
+        return;
+    }
+    float part[8];
+    _mm256_storeu_ps(part, a);
+    memcpy(p, part, n * sizeof *part);
 }
 INLINE VF vf_first(uint32_t n, VF a, VF b)
 {

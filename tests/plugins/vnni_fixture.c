@@ -71,8 +71,10 @@ int vnni_fixture_open(struct vnni_fixture *f, const char *path, uint32_t threads
     struct hal_host host = {guarded_alloc, guarded_release, no_log, threads, path};
     memset(f, 0, sizeof *f);
     f->plugin = hal_plugin_entry();
-    if (f->plugin->open(&host, &f->dev) != ERR_NONE)
+    if (f->plugin->open(&host, &f->dev) != ERR_NONE) {
+        f->dev = NULL;
         return 0;
+    }
     host.threads = 1;
     host.path = NULL;
     return scalar_plugin.open(&host, &f->reference) == ERR_NONE;
