@@ -276,6 +276,45 @@ static void another_digest_is_refused_and_taken_back(void)
     close_all();
 }
 
+/* Below the threshold the rollout goes on, but the one with another digest does not keep its variant. */
+static void one_liar_among_many_is_withdrawn_alone(void)
+{
+    char id[24], why[RELEASE_WHY] = "";
+    struct message_plan m;
+    uint8_t wrong[32];
+    int liar = -1;
+    open_all();
+    CU_ASSERT_EQUAL_FATAL(deploy(recipe, id, why), ERR_NONE);
+    prepare(id);
+    for (int i = 0; i < DEVICES; i++)
+        (void)commit(&devices[i]);
+    fixture_forget(&f);
+    tick(1);
+    for (int i = 0; i < DEVICES; i++) {
+        if (!plan_of(&devices[i], &m))
+            continue;
+        if (liar >= 0) {
+            (void)commit(&devices[i]);
+            continue;
+        }
+        liar = i;
+        memcpy(wrong, m.variant, sizeof wrong);
+        wrong[31] ^= 1;
+        CU_ASSERT_EQUAL(fixture_job(&f, &devices[i], &m, JOB_STAGED, 0, wrong), ERR_NONE);
+    }
+    fixture_forget(&f);
+    tick(1);
+    CU_ASSERT_TRUE_FATAL(liar >= 0);
+    CU_ASSERT_TRUE(command_of(&devices[liar], MESSAGE_CANCEL));
+    CU_ASSERT_TRUE(is_state(id, "done"));
+    for (int i = 0; i < DEVICES; i++)
+        CU_ASSERT(i == liar || !command_of(&devices[i], MESSAGE_REVERT));
+    fixture_forget(&f);
+    tick(1);
+    CU_ASSERT_FALSE(command_of(&devices[liar], MESSAGE_CANCEL)); /* said once, kept for it to pull */
+    close_all();
+}
+
 static void reports_out_of_order_do_not_set_back(void)
 {
     char id[24], why[RELEASE_WHY] = "", key[JOBRECORD_KEY];
@@ -355,6 +394,7 @@ RUN_SUITE("release", {"a plan says everything", a_plan_says_everything},
           {"dies at every step", dies_at_every_step},
           {"a bad canary halts before the second stage", a_bad_canary_halts_before_the_second_stage},
           {"another digest is refused and taken back", another_digest_is_refused_and_taken_back},
+          {"one liar among many is withdrawn alone", one_liar_among_many_is_withdrawn_alone},
           {"reports out of order do not set back", reports_out_of_order_do_not_set_back},
           {"silence halts, and the halt reaches the silent", silence_halts_and_the_halt_reaches_the_silent},
           {"refuses what cannot be deployed", refuses_what_cannot_be_deployed})
