@@ -172,6 +172,7 @@ fleet() { "$FLEET_BIN/tare" fleet "$@" --controller "$FLEET_URL" --token-file "$
 # --- agents -----------------------------------------------------------------------------------
 
 # fleet_agent NAME PLUGIN PATH [TELEMETRY LINES]: its identity, certificate and settings, then the daemon.
+# FLEET_AGENT_BIN: the folder of its program where that is another one than FLEET_BIN.
 fleet_agent() {
     local name=$1 folder=$FLEET_FOLDER/$1
     if [ ! -f "$folder.ini" ]; then
@@ -201,13 +202,13 @@ context = 512
 [telemetry]
 ${4:-}
 INI
-        FLEET_ID[$name]=$("$FLEET_BIN/tared" --id "$folder.ini" 2>>"$folder.log") ||
+        FLEET_ID[$name]=$("${FLEET_AGENT_BIN:-$FLEET_BIN}/tared" --id "$folder.ini" 2>>"$folder.log") ||
             fleet_fail "$name cannot make its identity" "$name"
         fleet_certificate "$name" "${FLEET_ID[$name]}" 'clientAuth' ''
         FLEET_AGENTS+=("$name")
     fi
     rm -f "$folder/http.port"
-    fleet_start "$name" "$FLEET_BIN/tared" "$folder.ini"
+    fleet_start "$name" "${FLEET_AGENT_BIN:-$FLEET_BIN}/tared" "$folder.ini"
 }
 
 # fleet_url NAME: where an agent serves.
