@@ -197,5 +197,45 @@ static void test_judge(void)
     fixture_close(&f);
 }
 
-RUN_SUITE("accept", {"a good plan", test_good}, {"one flipped bit", test_bits}, {"refusals", test_refusals},
+/* Director keys by a root document: in force, signed by enough root keys, of this fleet. */
+static void test_root(void)
+{
+    static struct keys_root root;
+    struct keys_secret signers[2];
+    struct accept_keys keys;
+    uint8_t document[2048];
+    char why[300];
+    size_t size;
+    fixture_open(&f);
+    memset(&root, 0, sizeof root);
+    strcpy(root.fleet, "demo");
+    root.version = 1;
+    root.not_after_s = 2000;
+    root.roles = 2;
+    root.role[0] = (struct keys_role){.role = ENVELOPE_ROOT, .threshold = 2, .keys = 2};
+    for (int i = 0; i < 2; i++) {
+        CU_ASSERT_FATAL(keys_generate(&signers[i]) == ERR_NONE);
+        memcpy(root.role[0].key[i], signers[i].public_key, 32);
+    }
+    root.role[1] = (struct keys_role){.role = ENVELOPE_DIRECTOR, .threshold = 1, .keys = 1};
+    memcpy(root.role[1].key[0], f.director.public_key, 32);
+    CU_ASSERT_FATAL(keys_root_encode(&root, document, sizeof document, &size) == ERR_NONE);
+    snprintf(f.settings.root, sizeof f.settings.root, "%s/root", f.folder);
+    CU_ASSERT_EQUAL(accept_load_keys(&f.settings, 1000, &keys, why, sizeof why), ERR_NOT_FOUND);
+    for (int i = 0; i < 2; i++) {
+        CU_ASSERT_FATAL(keys_root_sign(document, sizeof document, &size, &signers[i]) == ERR_NONE);
+        FILE *out = fopen(f.settings.root, "w");
+        CU_ASSERT_FATAL(fwrite(document, size, 1, out) == 1 && fclose(out) == 0);
+        enum err e = accept_load_keys(&f.settings, 1000, &keys, why, sizeof why);
+        CU_ASSERT_EQUAL(e, i == 0 ? ERR_SIGNATURE : ERR_NONE); /* one of two is not enough */
+    }
+    CU_ASSERT(keys.directors == 1 && memcmp(keys.director[0], f.director.public_key, 32) == 0);
+    CU_ASSERT_EQUAL(accept_load_keys(&f.settings, 3000, &keys, why, sizeof why), ERR_EXPIRED);
+    strcpy(f.settings.fleet, "other");
+    CU_ASSERT_EQUAL(accept_load_keys(&f.settings, 1000, &keys, why, sizeof why), ERR_AUDIENCE);
+    CU_ASSERT(strstr(why, f.settings.root) != NULL);
+    fixture_close(&f);
+}
+
+RUN_SUITE("accept", {"a root document", test_root}, {"a good plan", test_good}, {"one flipped bit", test_bits}, {"refusals", test_refusals},
           {"critical fields", test_critical}, {"what suits this device", test_judge})

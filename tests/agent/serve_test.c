@@ -203,6 +203,11 @@ static void test_answers(void)
     }
     CU_ASSERT(serve_is_idle(p.serve));
     CU_ASSERT_EQUAL(p.finished, 4);
+    /* before a stop: what runs is answered, nothing more is taken */
+    CU_ASSERT_EQUAL(ask(&a[0], 10), ERR_NONE);
+    serve_drain(p.serve);
+    CU_ASSERT_EQUAL(ask(&a[1], 10), ERR_NOT_FOUND);
+    CU_ASSERT(fixture_wait(&p.f, 5000, has_ended, &a[0]) && is_whole(&a[0], 10));
     end();
 }
 

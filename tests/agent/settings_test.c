@@ -49,7 +49,9 @@ static void test_refusals(void)
         {GOOD "[telemetry]\nshadow_rate = 1.5\n", ":12: shadow_rate is a number from 0 to 1"},
         {GOOD "[agent]\nverbose = maybe\n", ":12: verbose is yes or no"},
         {GOOD "nonsense\n", ":11: expected [section] or key = value"},
-        {"[fleet]\nname = demo\n", ": director_keys is missing from section [fleet]"},
+        {"[fleet]\nname = demo\n", ": host is missing from section [broker]"},
+        {"[fleet]\nname = demo\n[broker]\nhost = h\nca = c\ncert = d\nkey = e\n[controller]\nurl = u\n",
+         ": director_keys is missing from section [fleet], and so is root"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct settings s = {.fleet = "kept"};
