@@ -12,7 +12,8 @@
 /* Paths that any plugin of ours may know; probe refuses the ones that are not its own or not here.
  */
 static const char *const paths[] = {NULL,     "avx2", "avxvnni", "avx-vnni", "avx512-vnni",
-                                    "avx512", "base", "dotprod", "i8mm", "auto", "hvx", "c11"};
+                                    "avx512", "base", "dotprod", "i8mm",     "auto",
+                                    "hvx",    "mma",  "dp4a",    "c11"};
 
 static int check_path(const struct hal_plugin *plugin, const char *path, uint64_t seed)
 {

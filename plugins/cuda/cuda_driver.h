@@ -1,0 +1,59 @@
+/* cuda_driver.h: the CUDA driver API, opened at run time: own declarations, no toolkit.
+ *
+ * Names with _v2 are what the toolkit's header hides behind macros; the plain ones are older entry
+ * points. Source: the CUDA driver API reference; tests compare every prototype where a toolkit is
+ * installed. */
+#ifndef CUDA_DRIVER_H
+#define CUDA_DRIVER_H
+
+#include <stddef.h>
+
+typedef int CUresult, CUdevice, CUdevice_attribute, CUjit_option;
+typedef unsigned long long CUdeviceptr;
+typedef struct CUctx_st *CUcontext;
+typedef struct CUmod_st *CUmodule;
+typedef struct CUfunc_st *CUfunction;
+typedef struct CUstream_st *CUstream;
+
+enum {
+    CUDA_ERROR_OUT_OF_MEMORY = 2,
+    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16,
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
+    CU_JIT_ERROR_LOG_BUFFER = 5,
+    CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES = 6
+};
+
+#define CUDA_DRIVER_CALLS(X)                                                                       \
+    X(cuInit, (unsigned))                                                                          \
+    X(cuDeviceGetCount, (int *))                                                                   \
+    X(cuDeviceGet, (CUdevice *, int))                                                              \
+    X(cuDeviceGetName, (char *, int, CUdevice))                                                    \
+    X(cuDeviceGetAttribute, (int *, CUdevice_attribute, CUdevice))                                 \
+    X(cuDeviceTotalMem_v2, (size_t *, CUdevice))                                                   \
+    X(cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice))                                           \
+    X(cuDevicePrimaryCtxRelease_v2, (CUdevice))                                                    \
+    X(cuCtxSetCurrent, (CUcontext))                                                                \
+    X(cuCtxSynchronize, (void))                                                                    \
+    X(cuModuleLoadDataEx, (CUmodule *, const void *, unsigned, CUjit_option *, void **))           \
+    X(cuModuleGetFunction, (CUfunction *, CUmodule, const char *))                                 \
+    X(cuModuleUnload, (CUmodule))                                                                  \
+    X(cuMemGetInfo_v2, (size_t *, size_t *))                                                       \
+    X(cuMemAlloc_v2, (CUdeviceptr *, size_t))                                                      \
+    X(cuMemFree_v2, (CUdeviceptr))                                                                 \
+    X(cuMemcpyHtoD_v2, (CUdeviceptr, const void *, size_t))                                        \
+    X(cuMemcpyDtoH_v2, (void *, CUdeviceptr, size_t))                                              \
+    X(cuLaunchKernel, (CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,     \
+                       unsigned, CUstream, void **, void **))                                      \
+    X(cuGetErrorString, (CUresult, const char **))
+
+#define CUDA_DRIVER_FIELD(name, args) CUresult(*name) args;
+struct cuda_driver {
+    CUDA_DRIVER_CALLS(CUDA_DRIVER_FIELD)
+};
+
+/* The driver of this process, opened at the first call and kept; any thread. NULL when there is
+ * none, with the reason in words in why[bytes]. */
+const struct cuda_driver *cuda_driver_open(char *why, size_t bytes);
+
+#endif

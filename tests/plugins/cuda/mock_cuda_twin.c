@@ -1,0 +1,172 @@
+/* mock_cuda_twin.c: blocks of threads as fibres. A fibre runs until it meets the others: at a
+ * barrier of the block, or in a shuffle or matrix product of its warp. */
+#define CUDA_TWIN
+#include "plugins/cuda/cuda_lang.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include "tests/plugins/cuda/mock_cuda.h"
+
+enum { THREADS_MAX = 256, LANES = 32, STACK_BYTES = 64 << 10 };
+enum state { READY, AT_BLOCK, AT_WARP, DONE };
+
+/* What lanes lay out for each other. Two sets by turns: a lane may lay out the next while others
+ * still read. */
+struct table {
+    uint value[LANES];
+    uint a[LANES][4], b[LANES][2];
+};
+
+static struct {
+    ucontext_t scheduler, fibre[THREADS_MAX];
+    enum state state[THREADS_MAX];
+    unsigned turn[THREADS_MAX];
+    struct table table[THREADS_MAX / LANES][2];
+    char *stacks;
+    void (*twin)(const void *);
+    const void *args;
+} sim;
+
+struct twin_place twin_here;
+
+static void wait_as(enum state s)
+{
+    const uint me = twin_here.thread;
+    sim.state[me] = s;
+    if (swapcontext(&sim.fibre[me], &sim.scheduler) != 0)
+        abort();
+}
+
+void twin_sync(void)
+{
+    wait_as(AT_BLOCK);
+}
+
+static struct table *take_turn(void)
+{
+    const uint me = twin_here.thread;
+    return &sim.table[me / LANES][sim.turn[me]++ % 2];
+}
+
+uint twin_shuffle(uint value, uint mask)
+{
+    const uint lane = twin_here.thread % LANES;
+    struct table *t = take_turn();
+    t->value[lane] = value;
+    wait_as(AT_WARP);
+    return t->value[lane ^ mask];
+}
+
+static int dot_words(uint x, uint y)
+{
+    int sum = 0;
+    for (uint i = 0; i < 32; i += 8)
+        sum += (int8_t)(x >> i) * (int8_t)(y >> i);
+    return sum;
+}
+
+/* PTX ISA, "Matrix fragments for mma.m16n8k16 / m16n8k32" with .s8: word w of row r of a is in
+ * register (r / 8) + 2 (w / 4) of lane 4 (r % 8) + w % 4; word w of column n of b in register w / 4
+ * of lane 4 n + w % 4. */
+void twin_multiply(uint depth, const uint *a, const uint *b, int *c)
+{
+    const uint lane = twin_here.thread % LANES, words = depth / 4;
+    struct table *t = take_turn();
+    memcpy(t->a[lane], a, words / 4 * 2 * sizeof *a);
+    memcpy(t->b[lane], b, words / 4 * sizeof *b);
+    wait_as(AT_WARP);
+    for (uint e = 0; e < 4; e++) {
+        const uint row = lane / 4 + 8 * (e / 2), column = 2 * (lane % 4) + e % 2;
+        c[e] = 0;
+        for (uint w = 0; w < words; w++)
+            c[e] += dot_words(t->a[4 * (row % 8) + w % 4][row / 8 + 2 * (w / 4)],
+                              t->b[4 * column + w % 4][w / 4]);
+    }
+}
+
+static void start(void)
+{
+    sim.twin(sim.args);
+    sim.state[twin_here.thread] = DONE;
+}
+
+static void prepare(unsigned thread)
+{
+    ucontext_t *f = &sim.fibre[thread];
+    if (getcontext(f) != 0)
+        abort();
+    f->uc_stack.ss_sp = sim.stacks + (size_t)thread * STACK_BYTES;
+    f->uc_stack.ss_size = STACK_BYTES;
+    f->uc_link = &sim.scheduler;
+    makecontext(f, start, 0);
+    sim.state[thread] = READY;
+    sim.turn[thread] = 0;
+}
+
+/* Run the lanes of a warp until all are done or at the barrier of the block. */
+static void run_warp(unsigned first)
+{
+    for (;;) {
+        unsigned waiting = 0, others = 0;
+        for (unsigned i = first; i < first + LANES; i++) {
+            if (sim.state[i] == READY) {
+                twin_here.thread = i;
+                if (swapcontext(&sim.scheduler, &sim.fibre[i]) != 0)
+                    abort();
+            }
+            waiting += sim.state[i] == AT_WARP;
+            others += sim.state[i] == AT_BLOCK;
+        }
+        if (waiting == 0)
+            return;
+        if (others != 0 || waiting != LANES) {
+            /* lanes that returned early would leave the others waiting on a GPU */
+            fprintf(stderr, "mock: %u lanes in a warp operation without the rest\n", waiting);
+            abort();
+        }
+        for (unsigned i = first; i < first + LANES; i++)
+            sim.state[i] = READY;
+    }
+}
+
+static void run_block(unsigned threads)
+{
+    for (unsigned i = 0; i < threads; i++)
+        prepare(i);
+    for (;;) {
+        unsigned waiting = 0;
+        for (unsigned i = 0; i < threads; i += LANES)
+            run_warp(i);
+        for (unsigned i = 0; i < threads; i++)
+            waiting += sim.state[i] == AT_BLOCK;
+        if (waiting == 0)
+            return;
+        if (waiting != threads) {
+            fprintf(stderr, "mock: %u of %u threads reach a barrier\n", waiting, threads);
+            abort();
+        }
+        for (unsigned i = 0; i < threads; i++)
+            sim.state[i] = READY;
+    }
+}
+
+void mock_cuda_run(void (*twin)(const void *), const void *args, const unsigned grid[3],
+                   unsigned threads)
+{
+    if (sim.stacks == NULL)
+        sim.stacks = mmap(NULL, (size_t)THREADS_MAX * STACK_BYTES, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (sim.stacks == MAP_FAILED || threads > THREADS_MAX || threads % LANES != 0)
+        abort();
+    sim.twin = twin;
+    sim.args = args;
+    for (unsigned z = 0; z < grid[2]; z++)
+        for (unsigned y = 0; y < grid[1]; y++)
+            for (unsigned x = 0; x < grid[0]; x++) {
+                twin_here = (struct twin_place){0, x, y, z};
+                run_block(threads);
+            }
+}
