@@ -18,13 +18,17 @@ enum err cache_open(struct cache *c, struct engine *e, const struct model_info *
                         .type_v = type_v,
                         .table_pages = (info->context + CACHE_PAGE - 1) / CACHE_PAGE,
                         .layers_room = info->layers};
+    c->spill_file = -1;
     c->length = calloc(c->sequences, sizeof *c->length);
+    c->is_busy = calloc(c->sequences, sizeof *c->is_busy);
+    c->last_step = calloc(c->sequences, sizeof *c->last_step);
     c->layer = calloc(info->layers, sizeof *c->layer);
-    return c->length && c->layer ? ERR_NONE : ERR_MEMORY;
+    return c->length && c->is_busy && c->last_step && c->layer ? ERR_NONE : ERR_MEMORY;
 }
 
 void cache_close(struct cache *c)
 {
+    cache_spill_close(c);
     for (uint32_t i = 0; i < c->layers; i++) {
         c->e->ops.mat_free(c->e->dev, &c->layer[i].k);
         if (!c->layer[i].shares)
@@ -32,6 +36,7 @@ void cache_close(struct cache *c)
     }
     for (uint32_t i = 0; i < c->groups; i++) {
         free(c->group[i].users);
+        free(c->group[i].spilled_users);
         free(c->group[i].table);
         free(c->group[i].spans);
         free(c->group[i].first);
@@ -40,6 +45,8 @@ void cache_close(struct cache *c)
     free(c->group);
     free(c->layer);
     free(c->length);
+    free(c->is_busy);
+    free(c->last_step);
     *c = (struct cache){0};
 }
 
@@ -112,26 +119,28 @@ enum err cache_add_layer(struct cache *c, uint32_t group, uint32_t heads, uint32
         }
     }
     c->layers++;
+    c->group[group].page_bytes += (uint32_t)(CACHE_PAGE * (k_bytes + v_bytes));
     c->bytes += (uint64_t)slots * (k_bytes + v_bytes);
     return ERR_NONE;
 }
 
-static uint32_t *table_of(const struct cache *c, const struct cache_group *g, uint32_t sequence)
+/* How many sequences hold what an entry names. */
+static uint32_t *users_of(const struct cache_group *g, uint32_t entry)
 {
-    return g->table + (size_t)sequence * c->table_pages;
+    return entry & CACHE_SPILLED ? &g->spilled_users[entry & ~CACHE_SPILLED] : &g->users[entry];
 }
 
 static void release(struct cache_group *g, uint32_t *page)
 {
     if (*page == CACHE_NONE)
         return;
-    if (--g->users[*page] == 0)
-        g->free_pages++;
+    if (--*users_of(g, *page) == 0)
+        ++*(*page & CACHE_SPILLED ? &g->spilled_free : &g->free_pages);
     *page = CACHE_NONE;
 }
 
-/* Neighbouring pages make long spans: the next one after `near` if it is free, else the first beyond. */
-static uint32_t take(struct cache_group *g, uint32_t near)
+/* Neighbouring pages make long spans. */
+uint32_t cache_take(struct cache_group *g, uint32_t near)
 {
     for (uint32_t i = 0; i < g->pages; i++) {
         const uint32_t page = (near + i) % g->pages;
@@ -146,7 +155,7 @@ static uint32_t take(struct cache_group *g, uint32_t near)
 
 static uint32_t pages_missing(const struct cache *c, const struct cache_group *g, const struct model_run *run)
 {
-    const uint32_t *table = table_of(c, g, run->sequence);
+    const uint32_t *table = cache_table(c, g, run->sequence);
     const uint32_t end = c->length[run->sequence] + run->count;
     uint32_t missing = 0;
     for (uint32_t p = c->length[run->sequence] / CACHE_PAGE; p < pages_of(end); p++)
@@ -156,12 +165,12 @@ static uint32_t pages_missing(const struct cache *c, const struct cache_group *g
 
 static void take_pages(struct cache *c, struct cache_group *g, const struct model_run *run)
 {
-    uint32_t *table = table_of(c, g, run->sequence);
+    uint32_t *table = cache_table(c, g, run->sequence);
     const uint32_t start = c->length[run->sequence];
     for (uint32_t p = start / CACHE_PAGE; p < pages_of(start + run->count); p++)
         if (table[p] == CACHE_NONE) {
             const uint32_t home = (uint32_t)((uint64_t)g->pages * run->sequence / c->sequences);
-            table[p] = take(g, p > 0 && table[p - 1] != CACHE_NONE ? table[p - 1] + 1 : home);
+            table[p] = cache_take(g, p > 0 && table[p - 1] != CACHE_NONE ? table[p - 1] + 1 : home);
         }
 }
 
@@ -182,21 +191,37 @@ static void put_spans(struct cache_group *g, const uint32_t *table, uint32_t low
     }
 }
 
+/* Room for what every group is to add. */
+static enum err make_room(struct cache *c, const struct model_run *runs, uint32_t count)
+{
+    enum err e = ERR_NONE;
+    for (uint32_t i = 0; i < c->groups && !e; i++) {
+        struct cache_group *g = &c->group[i];
+        uint32_t missing = 0;
+        if (g->spilled_users)
+            e = cache_spill_restore(c, g, runs, count);
+        for (uint32_t r = 0; r < count; r++)
+            missing += pages_missing(c, g, &runs[r]);
+        if (!e && missing > g->free_pages)
+            e = g->spilled_users ? cache_spill_room(c, g, missing, false) : ERR_FULL;
+    }
+    return e;
+}
+
 enum err cache_prepare(struct cache *c, const struct model_run *runs, uint32_t count)
 {
-    for (uint32_t i = 0; i < c->groups; i++) {
-        uint32_t missing = 0;
-        for (uint32_t r = 0; r < count; r++)
-            missing += pages_missing(c, &c->group[i], &runs[r]);
-        if (missing > c->group[i].free_pages)
-            return ERR_FULL;
-    }
+    memset(c->is_busy, 0, c->sequences * sizeof *c->is_busy);
+    for (uint32_t r = 0; r < count; r++)
+        c->is_busy[runs[r].sequence] = true;
+    const enum err e = make_room(c, runs, count);
+    if (e)
+        return e;
     for (uint32_t i = 0; i < c->groups; i++) {
         struct cache_group *g = &c->group[i];
         uint32_t row = 0, used = 0;
         for (uint32_t r = 0; r < count; r++) {
             take_pages(c, g, &runs[r]);
-            const uint32_t *table = table_of(c, g, runs[r].sequence);
+            const uint32_t *table = cache_table(c, g, runs[r].sequence);
             for (uint32_t t = 0; t < runs[r].count; t++, row++) {
                 const uint32_t at = c->length[runs[r].sequence] + t;
                 g->slot[row] = table[at / CACHE_PAGE] * CACHE_PAGE + at % CACHE_PAGE;
@@ -212,11 +237,13 @@ enum err cache_prepare(struct cache *c, const struct model_run *runs, uint32_t c
 
 void cache_commit(struct cache *c, const struct model_run *runs, uint32_t count)
 {
+    c->step++;
     for (uint32_t r = 0; r < count; r++) {
+        c->last_step[runs[r].sequence] = c->step;
         const uint32_t length = c->length[runs[r].sequence] += runs[r].count;
         for (uint32_t i = 0; i < c->groups; i++) {
             struct cache_group *g = &c->group[i];
-            uint32_t *table = table_of(c, g, runs[r].sequence);
+            uint32_t *table = cache_table(c, g, runs[r].sequence);
             if (g->window == 0 || length < g->window)
                 continue;
             /* The next position sees from length + 1 - window on. */
@@ -233,7 +260,7 @@ static bool is_whole(const struct cache *c, uint32_t sequence, uint32_t length)
         const struct cache_group *g = &c->group[i];
         const uint32_t low = g->window && length + 1 > g->window ? length + 1 - g->window : 0;
         for (uint32_t p = low / CACHE_PAGE; p < pages_of(length); p++)
-            if (table_of(c, g, sequence)[p] == CACHE_NONE)
+            if (cache_table(c, g, sequence)[p] == CACHE_NONE)
                 return false;
     }
     return true;
@@ -243,8 +270,8 @@ static bool is_whole(const struct cache *c, uint32_t sequence, uint32_t length)
 static bool is_shared(const struct cache *c, uint32_t sequence, uint32_t length)
 {
     for (uint32_t i = 0; i < c->groups && length % CACHE_PAGE; i++) {
-        const uint32_t page = table_of(c, &c->group[i], sequence)[length / CACHE_PAGE];
-        if (page != CACHE_NONE && c->group[i].users[page] > 1)
+        const uint32_t page = cache_table(c, &c->group[i], sequence)[length / CACHE_PAGE];
+        if (page != CACHE_NONE && *users_of(&c->group[i], page) > 1)
             return true;
     }
     return false;
@@ -260,7 +287,7 @@ uint32_t cache_truncate(struct cache *c, uint32_t sequence, uint32_t length)
         length = 0;
     for (uint32_t i = 0; i < c->groups; i++)
         for (uint32_t p = pages_of(length); p < c->table_pages; p++)
-            release(&c->group[i], &table_of(c, &c->group[i], sequence)[p]);
+            release(&c->group[i], &cache_table(c, &c->group[i], sequence)[p]);
     c->length[sequence] = length;
     return length;
 }
@@ -277,11 +304,11 @@ uint32_t cache_share(struct cache *c, uint32_t to, uint32_t from, uint32_t lengt
         return 0;
     for (uint32_t i = 0; i < c->groups; i++) {
         struct cache_group *g = &c->group[i];
-        const uint32_t *source = table_of(c, g, from);
+        const uint32_t *source = cache_table(c, g, from);
         for (uint32_t p = 0; p < length / CACHE_PAGE; p++)
             if (source[p] != CACHE_NONE) {
-                table_of(c, g, to)[p] = source[p];
-                g->users[source[p]]++;
+                cache_table(c, g, to)[p] = source[p];
+                ++*users_of(g, source[p]);
             }
     }
     return c->length[to] = length;
@@ -290,9 +317,13 @@ uint32_t cache_share(struct cache *c, uint32_t to, uint32_t from, uint32_t lengt
 uint32_t cache_free_slots(const struct cache *c)
 {
     uint32_t pages = CACHE_NONE;
-    for (uint32_t i = 0; i < c->groups; i++)
-        if ((c->group[i].window == 0 || c->group[i].window == CACHE_WHOLE) &&
-            c->group[i].free_pages < pages)
-            pages = c->group[i].free_pages;
+    for (uint32_t i = 0; i < c->groups; i++) {
+        const struct cache_group *g = &c->group[i];
+        const uint32_t taken = g->pages - g->free_pages;
+        const uint32_t room = g->spilled_free ? g->spilled_free - 1 : 0;
+        const uint32_t movable = taken < room ? taken : room;
+        if ((g->window == 0 || g->window == CACHE_WHOLE) && g->free_pages + movable < pages)
+            pages = g->free_pages + movable;
+    }
     return pages == CACHE_NONE ? c->slots : pages * CACHE_PAGE;
 }

@@ -4,6 +4,9 @@
  * pages of CACHE_PAGE slots; a sequence has a table from its logical pages to these; whole pages can be
  * shared between sequences (counted), pages that a window has left behind go back. Every step writes, for
  * each group, the slot of each row and the spans that each row sees. Nothing is allocated after open.
+ *
+ * With a spill file, pages of sequences that rest make room for those that step, the longest rested first,
+ * and come back, bit by bit as they were, before their sequence steps again.
  */
 #ifndef CACHE_H
 #define CACHE_H
@@ -11,7 +14,8 @@
 #include "hal/engine.h"
 #include "model/model.h"
 
-enum { CACHE_PAGE = 32, CACHE_NONE = 0xffffffffu };
+/* An entry of a table: a page, a page of the spill file, or none. */
+enum { CACHE_PAGE = 32, CACHE_NONE = 0xffffffffu, CACHE_SPILLED = 0x80000000u };
 
 #define CACHE_WHOLE 0xffffffffu /* a window: every row sees its whole run, as in an encoder */
 
@@ -22,6 +26,10 @@ struct cache_group {
     uint32_t *users;         /* [pages] sequences that hold it; 0: free */
     uint32_t *table;         /* [sequences, table_pages] */
     uint32_t free_pages;
+    uint32_t page_bytes;     /* of all its layers */
+    uint32_t *spilled_users; /* [cache's spill_pages] as users, of the file's pages; NULL without a file */
+    uint32_t spilled_free;
+    uint64_t spill_offset;   /* of its first page in the file */
     struct hal_span *spans;  /* of this step */
     size_t spans_room;
     uint32_t *first;         /* [batch + 1] */
@@ -46,6 +54,13 @@ struct cache {
     struct cache_layer *layer;
     uint32_t layers, layers_room;
     uint64_t bytes;
+    bool *is_busy;       /* [sequences] in the step being prepared */
+    uint64_t *last_step; /* [sequences] */
+    uint64_t step;
+    int spill_file;      /* -1: none */
+    uint32_t spill_pages; /* of each group */
+    uint8_t *spill_buffer;
+    uint64_t spilled_bytes, restored_bytes; /* so far */
 };
 
 /* Errors: ERR_MEMORY, ERR_ARGUMENT. A failed cache is closed by cache_close. */
@@ -62,8 +77,26 @@ NODISCARD enum err cache_add_group(struct cache *c, uint32_t window, uint32_t *o
 NODISCARD enum err cache_add_layer(struct cache *c, uint32_t group, uint32_t heads, uint32_t key_dim,
                                    uint32_t value_dim);
 
+/* Let pages of resting sequences go to an unnamed file in this folder, of at most so many bytes. After all
+ * layers were added. Errors: ERR_ARGUMENT (fewer bytes than two pages of every layer), ERR_IO, ERR_MEMORY. */
+NODISCARD enum err cache_spill_open(struct cache *c, const char *folder, uint64_t bytes);
+void cache_spill_close(struct cache *c);
+/* For cache.c: every page of the runs' sequences into memory, then so many free pages of the group. is_busy
+ * is set for the runs. Errors: ERR_FULL (pages may have moved, no text has changed), ERR_IO, ERR_DEVICE. */
+NODISCARD enum err cache_spill_restore(struct cache *c, struct cache_group *g, const struct model_run *runs,
+                                       uint32_t count);
+/* The file's last page is kept for restoring: one page out, one in, so that a full file never locks anyone out. */
+NODISCARD enum err cache_spill_room(struct cache *c, struct cache_group *g, uint32_t pages, bool is_restoring);
+
+/* A page of the group, the next one from `near` on that is free; CACHE_NONE. */
+uint32_t cache_take(struct cache_group *g, uint32_t near);
+static inline uint32_t *cache_table(const struct cache *c, const struct cache_group *g, uint32_t sequence)
+{
+    return g->table + (size_t)sequence * c->table_pages;
+}
+
 /* Pages, slots and spans for appending these runs. Lengths change only in cache_commit.
- * Errors: ERR_FULL (nothing changed). */
+ * Errors: ERR_FULL, and with a spill file ERR_IO, ERR_DEVICE (no text has changed). */
 NODISCARD enum err cache_prepare(struct cache *c, const struct model_run *runs, uint32_t count);
 void cache_commit(struct cache *c, const struct model_run *runs, uint32_t count);
 

@@ -121,10 +121,15 @@ static void open_parts(struct model *m, const struct model_options *o)
         w->total_bytes += gguf_tensor(w->g, i)->bytes;
     weights_fail(w, cache_open(&f->cache, f->e, &f->info, type_k, type_v), "no memory for the cache");
     m->family->open(f, m->state);
+    if (!w->error && o->spill_folder)
+        weights_fail(w, cache_spill_open(&f->cache, o->spill_folder, o->spill_bytes),
+                     "no spill file of the cache of %llu bytes", (unsigned long long)o->spill_bytes);
     open_buffers(m);
     f->info.parameters = w->parameters;
     f->info.weight_bytes = w->bytes;
     f->info.cache_bytes = f->cache.bytes;
+    for (uint32_t i = 0; i < f->cache.groups; i++)
+        f->info.cache_token_bytes += f->cache.group[i].page_bytes / CACHE_PAGE;
 }
 
 enum err model_open(const struct gguf *g, struct engine *e, const struct model_options *options,
@@ -310,6 +315,12 @@ uint32_t model_length(const struct model *m, uint32_t sequence)
 uint32_t model_free_slots(const struct model *m)
 {
     return cache_free_slots(&m->f.cache);
+}
+
+void model_spilled(const struct model *m, uint64_t *out, uint64_t *back)
+{
+    *out = m->f.cache.spilled_bytes;
+    *back = m->f.cache.restored_bytes;
 }
 
 uint32_t model_truncate(struct model *m, uint32_t sequence, uint32_t length)

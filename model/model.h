@@ -31,6 +31,8 @@ struct model_options {
     uint32_t head_rows; /* rows of logits computed at once; default: sequences, up to 16 in 4 MiB */
     uint32_t cache_k;   /* HAL_F16 (default), HAL_Q8_0, HAL_Q4_0 or MODEL_CACHE_F32 */
     uint32_t cache_v;
+    const char *spill_folder; /* where cache pages of sequences that rest may go; NULL: they stay */
+    uint64_t spill_bytes;     /* of an unnamed file there, at most */
     void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes); /* of loading; or NULL */
     void *progress_context;
 };
@@ -53,6 +55,7 @@ struct model_info {
     uint64_t parameters;
     uint64_t weight_bytes;
     uint64_t cache_bytes;
+    uint64_t cache_token_bytes; /* one position in every layer */
     uint64_t arena_bytes;
 };
 
@@ -76,7 +79,7 @@ struct model_run {
 /* Run all tokens of all runs together: at most `batch` of them; each sequence at most once.
  * Rows of output are numbered run by run, token by token.
  * Errors: ERR_ARGUMENT (token, sequence or counts out of range), ERR_FULL (context or cache pages
- * spent), ERR_DEVICE, ERR_MEMORY. After an error every sequence is as it was before. */
+ * spent), ERR_DEVICE, ERR_MEMORY, ERR_IO (spill file). After an error every sequence is as it was before. */
 NODISCARD enum err model_step(struct model *m, const struct model_run *runs, uint32_t count);
 
 /* Logits of output rows [row, row + rows) of the last step, rows <= head_rows: [rows, vocabulary], the
@@ -93,7 +96,10 @@ NODISCARD enum err model_prefill(struct model *m, uint32_t sequence, const uint3
                                  uint32_t count);
 
 uint32_t model_length(const struct model *m, uint32_t sequence); /* tokens in it */
-uint32_t model_free_slots(const struct model *m);                /* positions that could be added now */
+/* Positions that could be added now, by moving pages of resting sequences to the spill file too. */
+uint32_t model_free_slots(const struct model *m);
+/* Bytes of cache pages that went to the spill file and came back so far. */
+void model_spilled(const struct model *m, uint64_t *out, uint64_t *back);
 /* Forget all but the first `length` tokens; returns how many it now holds: fewer where the cut falls into
  * a page that is shared, or before what a sliding window still keeps (then 0). */
 uint32_t model_truncate(struct model *m, uint32_t sequence, uint32_t length);

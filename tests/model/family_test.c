@@ -3,82 +3,19 @@
 #include "tests/harness.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "hal/engine.h"
-#include "model/import.h"
 #include "model/model.h"
-#include "model/tokenizer.h"
+#include "tests/model/family_fixture.h"
 
-static const char *const names[] = {"llama3", "llama_yarn", "llama_linear", "mistral", "qwen2", "qwen3",
-                                    "gemma2", "gemma3", "phi3", "phi3_long", "gpt2", "gptneox",
-                                    "gptneox_serial", "deepseek2", "deepseek2_groups", "deepseek3", "bert"};
-enum { NAMES = sizeof names / sizeof *names, CONTEXT = 320 };
-
-struct reference {
-    uint32_t tokens, positions, cols;
-    uint32_t *token, *position;
-    float *row;  /* [positions, cols] */
-    float range; /* largest less smallest value */
-};
+enum { CONTEXT = FAMILY_CONTEXT };
 
 static char reason[GGUF_REASON_BYTES];
 static struct engine *scalar, *vnni; /* vnni NULL: not built, or not for this machine */
 
-static bool read_reference(const char *name, struct reference *r)
-{
-    char path[512];
-    uint32_t head[3];
-    snprintf(path, sizeof path, "%s/tests/model/family/%s/reference.bin", SOURCE_DIR, name);
-    FILE *f = fopen(path, "rb");
-    *r = (struct reference){0};
-    if (!f || fread(head, sizeof head, 1, f) != 1 || head[0] > CONTEXT || head[1] > head[0])
-        return f && fclose(f) && false;
-    *r = (struct reference){.tokens = head[0], .positions = head[1], .cols = head[2]};
-    r->token = calloc(head[0], sizeof *r->token);
-    r->position = calloc(head[1], sizeof *r->position);
-    r->row = calloc((size_t)head[1] * head[2], sizeof *r->row);
-    const bool is_whole = r->token && r->position && r->row &&
-                          fread(r->token, sizeof *r->token, head[0], f) == head[0] &&
-                          fread(r->position, sizeof *r->position, head[1], f) == head[1] &&
-                          fread(r->row, head[2] * sizeof *r->row, head[1], f) == head[1];
-    fclose(f);
-    float low = INFINITY, high = -INFINITY;
-    for (size_t i = 0; is_whole && i < (size_t)head[1] * head[2]; i++) {
-        low = fminf(low, r->row[i]);
-        high = fmaxf(high, r->row[i]);
-    }
-    r->range = high - low;
-    return is_whole;
-}
-
-static void close_reference(struct reference *r)
-{
-    free(r->token);
-    free(r->position);
-    free(r->row);
-}
-
-static struct gguf *import(const char *name, uint32_t type)
-{
-    char folder[512], path[] = "/tmp/family_test.XXXXXX";
-    struct import_report report;
-    struct gguf *g = NULL;
-    const int fd = mkstemp(path);
-    CU_ASSERT_FATAL(fd >= 0);
-    close(fd);
-    snprintf(folder, sizeof folder, "%s/tests/model/family/%s", SOURCE_DIR, name);
-    const struct import_options options = {.input = folder, .output = path, .type = type};
-    if (import_run(&options, &report, reason) || gguf_open(path, &g, reason))
-        printf("\n    %s: %s\n", name, reason);
-    unlink(path);
-    return g;
-}
-
 /* The largest difference of output rows [first, first + count) of the last step, as a share of the range. */
-static double compare(struct model *m, const struct reference *r, uint32_t first, uint32_t count)
+static double compare(struct model *m, const struct family_reference *r, uint32_t first, uint32_t count)
 {
     double worst = 0;
     static float hidden[CONTEXT * 512];
@@ -102,7 +39,7 @@ static double compare(struct model *m, const struct reference *r, uint32_t first
 }
 
 /* The prompt in steps of `step` tokens. */
-static double run(struct model *m, const struct reference *r, uint32_t step)
+static double run(struct model *m, const struct family_reference *r, uint32_t step)
 {
     double worst = 0;
     (void)model_truncate(m, 0, 0);
@@ -128,7 +65,7 @@ static struct model *open_on(const struct gguf *g, struct engine *e, uint32_t ca
 }
 
 /* One go, pieces and single tokens, in F32 throughout; then with the F16 cache that is the default. */
-static void check(const char *name, struct engine *e, const struct gguf *g, const struct reference *r)
+static void check(const char *name, struct engine *e, const struct gguf *g, const struct family_reference *r)
 {
     static const uint32_t steps[] = {CONTEXT, 37, 1};
     const bool is_encoder = strcmp(name, "bert") == 0;
@@ -154,17 +91,17 @@ static void check(const char *name, struct engine *e, const struct gguf *g, cons
 static void test_logits(void)
 {
     printf("\n    largest difference as a share of the logits' range, F32 cache: one go, 37 at once, 1 at once");
-    for (int i = 0; i < NAMES; i++) {
-        struct reference r;
-        struct gguf *g = import(names[i], IMPORT_KEEP);
-        CU_ASSERT(read_reference(names[i], &r));
+    for (int i = 0; i < FAMILY_NAMES; i++) {
+        struct family_reference r;
+        struct gguf *g = family_import(family_names[i], IMPORT_KEEP);
+        CU_ASSERT(family_read(family_names[i], &r));
         CU_ASSERT_PTR_NOT_NULL(g);
         if (g && r.tokens) {
-            check(names[i], scalar, g, &r);
+            check(family_names[i], scalar, g, &r);
             if (vnni)
-                check(names[i], vnni, g, &r);
+                check(family_names[i], vnni, g, &r);
         }
-        close_reference(&r);
+        family_close(&r);
         gguf_close(g);
     }
     printf("\n  ");

@@ -134,6 +134,10 @@ int main(void)
     const size_t bytes = f ? fread(text, 1, sizeof text - 1, f) : 0;
     if (f)
         fclose(f);
+#ifdef __SANITIZE_ADDRESS__
+    printf("skipped: takes minutes under the sanitizers\n");
+    return HARNESS_SKIPPED;
+#endif
     if (bytes == 0) {
         printf("skipped: ../shared/data/tinystories-text is not there\n");
         return HARNESS_SKIPPED;

@@ -1,0 +1,155 @@
+/* cache_test.c: what the cache does beside attention changes no logit: shared prefixes, pages in any order,
+ * pages that went to a file and came back; windows keep only what they see; long texts stay in their budget. */
+#include "tests/harness.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "hal/engine.h"
+#include "model/model.h"
+#include "tests/model/family_fixture.h"
+
+enum { STEP = 32, PIECES = 9, LENGTH = STEP * PIECES, COLS_MAX = 512 };
+
+static struct engine *scalar, *best;
+static char reason[GGUF_REASON_BYTES];
+static float plain[LENGTH * COLS_MAX], other[STEP * COLS_MAX];
+
+static struct model *open_with(const struct gguf *g, struct engine *e, const struct model_options *options)
+{
+    struct model *m = NULL;
+    if (model_open(g, e, options, &m, reason))
+        printf("\n    %s\n", reason);
+    return m;
+}
+
+/* The piece-th STEP tokens appended; their logits to out. */
+static enum err step(struct model *m, uint32_t sequence, const uint32_t *token, uint32_t piece, float *out)
+{
+    const uint32_t words = model_info(m)->vocabulary;
+    const struct model_run run = {sequence, STEP, STEP, token + piece * STEP};
+    const float *row = NULL;
+    enum err e = model_step(m, &run, 1);
+    for (uint32_t i = 0; i < STEP && !e; i++) {
+        e = model_logits(m, i, 1, &row);
+        if (!e)
+            memcpy(out + (size_t)i * words, row, words * sizeof *out);
+    }
+    return e;
+}
+
+static bool is_same(struct model *m, uint32_t piece)
+{
+    const size_t values = (size_t)STEP * model_info(m)->vocabulary;
+    return memcmp(other, plain + piece * values, values * sizeof *other) == 0;
+}
+
+/* One sequence alone: what all else is held against. */
+static void run_plain(const struct gguf *g, struct engine *e, uint32_t type, const uint32_t *token)
+{
+    const struct model_options options = {
+        .context = FAMILY_CONTEXT, .batch = STEP, .head_rows = 1, .cache_k = type, .cache_v = type};
+    struct model *m = open_with(g, e, &options);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    for (uint32_t p = 0; p < PIECES; p++)
+        CU_ASSERT_EQUAL(step(m, 0, token, p, plain + (size_t)p * STEP * model_info(m)->vocabulary), ERR_NONE);
+    model_close(m);
+}
+
+/* Four sequences in the memory of little more than one: each step sends another one's pages away. */
+static void run_spilled(const struct gguf *g, struct engine *e, uint32_t type, const uint32_t *token)
+{
+    uint64_t out = 0, back = 0;
+    uint32_t reversed[LENGTH];
+    const struct model_options options = {.context = FAMILY_CONTEXT,
+                                          .batch = STEP,
+                                          .sequences = 4,
+                                          .slots = FAMILY_CONTEXT + STEP,
+                                          .head_rows = 1,
+                                          .cache_k = type,
+                                          .cache_v = type,
+                                          .spill_folder = "/tmp",
+                                          .spill_bytes = 16 << 20};
+    struct model *m = open_with(g, e, &options);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    for (uint32_t i = 0; i < LENGTH; i++)
+        reversed[i] = token[LENGTH - 1 - i];
+    for (uint32_t p = 0; p < PIECES; p++) {
+        CU_ASSERT_EQUAL(step(m, 0, token, p, other), ERR_NONE);
+        CU_ASSERT(is_same(m, p));
+        CU_ASSERT_EQUAL(step(m, 1, reversed, p, other), ERR_NONE);
+        if (p == 1) { /* two pages of sequence 0 that both hold from now on */
+            CU_ASSERT_EQUAL(model_share(m, 2, 0, LENGTH), 2 * STEP);
+        }
+        if (p >= 1) /* behind them its own text, sequence 0's delayed */
+            CU_ASSERT_EQUAL(step(m, 3, reversed, p - 1, other), ERR_NONE);
+        if (p >= 3) {
+            CU_ASSERT_EQUAL(step(m, 2, token, p - 1, other), ERR_NONE);
+            CU_ASSERT(is_same(m, p - 1));
+        }
+    }
+    model_spilled(m, &out, &back);
+    CU_ASSERT(out > 0 && back > 0);
+    model_close(m);
+}
+
+/* A sequence that begins with another's pages, and one that was cut and goes on. */
+static void run_shared(const struct gguf *g, struct engine *e, uint32_t type, const uint32_t *token)
+{
+    const struct model_options options = {.context = FAMILY_CONTEXT, .batch = STEP, .sequences = 2, .head_rows = 1,
+                                          .cache_k = type, .cache_v = type};
+    struct model *m = open_with(g, e, &options);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    for (uint32_t p = 0; p < 3; p++)
+        CU_ASSERT_EQUAL(step(m, 0, token, p, other), ERR_NONE);
+    CU_ASSERT_EQUAL(model_share(m, 1, 0, 2 * STEP + 5), 2 * STEP);
+    for (uint32_t p = 2; p < PIECES; p++) {
+        CU_ASSERT_EQUAL(step(m, 1, token, p, other), ERR_NONE);
+        CU_ASSERT(is_same(m, p));
+    }
+    CU_ASSERT_EQUAL(model_truncate(m, 0, 2 * STEP), 2 * STEP);
+    CU_ASSERT_EQUAL(step(m, 0, token, 2, other), ERR_NONE);
+    CU_ASSERT(is_same(m, 2));
+    model_close(m);
+}
+
+static void check_family(const char *name, struct engine *e, uint32_t type)
+{
+    struct family_reference r;
+    struct gguf *g = family_import(name, IMPORT_KEEP);
+    CU_ASSERT(family_read(name, &r));
+    CU_ASSERT_PTR_NOT_NULL(g);
+    if (g && r.tokens >= LENGTH) {
+        run_plain(g, e, type, r.token);
+        run_shared(g, e, type, r.token);
+        run_spilled(g, e, type, r.token);
+    }
+    family_close(&r);
+    gguf_close(g);
+}
+
+static void test_same_logits(void)
+{
+    for (int i = 0; i < FAMILY_NAMES; i++)
+        if (strcmp(family_names[i], "bert") != 0)
+            check_family(family_names[i], scalar, HAL_F16);
+    check_family("llama3", best, HAL_F16);
+    check_family("mistral", best, MODEL_CACHE_F32);
+    check_family("deepseek3", best, HAL_F16);
+}
+
+int main(void)
+{
+    CU_TestInfo tests[] = {{"same logits", test_same_logits}, CU_TEST_INFO_NULL};
+    const struct engine_options plain_options = {.plugin = "scalar", .threads = 1};
+    const struct engine_options best_options = {.folder = BUILD_DIR "/lib/tare/plugins", .threads = 1, .is_unchecked = 1};
+    if (engine_open(&plain_options, &scalar, NULL) || engine_open(&best_options, &best, NULL))
+        return 1;
+    const int status = harness_run("cache", tests);
+    engine_close(best);
+    engine_close(scalar);
+    return status;
+}
