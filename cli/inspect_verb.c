@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 #include "cli/table.h"
 #include "hal/block.h"
+#include "model/cache_cost.h"
 #include "model/gguf.h"
 
 enum { TYPES = 64, SHOWN_BYTES = 60 };
@@ -83,6 +84,45 @@ static json_t *value_json(const struct gguf_value *v)
                                                       : json_integer((json_int_t)gguf_number(v, 0));
 }
 
+/* Keys and values: bytes per token as kept and as full attention would need them, F16 and Q8_0. */
+static json_t *cache_json(const struct gguf *g)
+{
+    static const struct {
+        const char *name;
+        uint32_t type;
+    } types[] = {{"F16", HAL_F16}, {"Q8_0", HAL_Q8_0}};
+    struct cache_cost c;
+    json_t *d = json_object();
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (cache_cost(g, types[i].type, types[i].type, &c) == ERR_NONE)
+            json_object_set_new(d, types[i].name,
+                                json_pack("{s:I, s:I, s:I, s:I, s:I}", "token_bytes", (json_int_t)c.token_bytes,
+                                          "full_token_bytes", (json_int_t)c.full_bytes, "windowed_token_bytes",
+                                          (json_int_t)c.windowed_bytes, "bytes_at_32k",
+                                          (json_int_t)cache_cost_kept(&c, 32768), "full_bytes_at_32k",
+                                          (json_int_t)cache_cost_full(&c, 32768)));
+    if (cache_cost(g, HAL_F32, HAL_F32, &c) == ERR_NONE) {
+        json_object_set_new(d, "layers", json_integer(c.layers));
+        json_object_set_new(d, "windowed_layers", json_integer(c.windowed));
+        json_object_set_new(d, "window", json_integer(c.window));
+        json_object_set_new(d, "latent", json_boolean(c.is_latent));
+    }
+    return d;
+}
+
+static void print_cache(const struct cli_call *call, const struct gguf *g)
+{
+    char size[32], full[32];
+    struct cache_cost c;
+    if (cache_cost(g, HAL_F16, HAL_F16, &c) != ERR_NONE)
+        return;
+    cli_print(call, "cache         %" PRIu64 " bytes per token in F16, 1/%.2f of full attention; %s at 32k, of %s\n",
+              c.token_bytes, (double)c.full_bytes / (double)c.token_bytes,
+              cli_bytes((double)cache_cost_kept(&c, 32768), size), cli_bytes((double)cache_cost_full(&c, 32768), full));
+    if (c.windowed)
+        cli_print(call, "  %u of %u layers keep a window of %u\n", c.windowed, c.layers, c.window);
+}
+
 static json_t *document(const struct cli_call *call, const struct gguf *g, const struct totals *t)
 {
     const struct inspect_settings *s = call->settings;
@@ -107,6 +147,7 @@ static json_t *document(const struct cli_call *call, const struct gguf *g, const
         json_object_setn_new(keys, v->key.text, v->key.bytes, value_json(v));
     }
     json_object_set_new(d, "keys", keys);
+    json_object_set_new(d, "cache", cache_json(g));
     if (!s->tensors)
         return d;
     json_t *list = json_array();
@@ -204,6 +245,7 @@ static int inspect(struct cli_call *call)
         return cli_fail(call, e == ERR_MEMORY ? CLI_ENVIRONMENT : CLI_INPUT, NULL, NULL, "%s", reason);
     const struct totals t = add_up(g);
     print_summary(call, g, &t);
+    print_cache(call, g);
     print_types(call, &t);
     if (s->keys)
         print_keys(call, g);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "hal/engine.h"
+#include "model/cache_cost.h"
 #include "model/model.h"
 #include "tests/model/family_fixture.h"
 
@@ -141,9 +142,98 @@ static void test_same_logits(void)
     check_family("deepseek3", best, HAL_F16);
 }
 
+/* What the keys of the file say is what an opened model takes; windows keep a long context small. */
+static void test_cost(void)
+{
+    printf("\n    bytes per token in F16         full     kept      at 32k tokens: full        kept   ratio");
+    for (int i = 0; i < FAMILY_NAMES; i++) {
+        struct cache_cost c;
+        struct gguf *g = family_import(family_names[i], IMPORT_KEEP);
+        CU_ASSERT_PTR_NOT_NULL_FATAL(g);
+        CU_ASSERT_EQUAL_FATAL(cache_cost(g, HAL_F16, HAL_F16, &c), ERR_NONE);
+        const uint64_t full = cache_cost_full(&c, 32768), kept = cache_cost_kept(&c, 32768);
+        printf("\n    %-24s %10llu %8llu %23llu %11llu %7.1f", family_names[i], (unsigned long long)c.full_bytes,
+               (unsigned long long)c.token_bytes, (unsigned long long)full, (unsigned long long)kept,
+               (double)full / (double)kept);
+        const bool is_learnt = strcmp(family_names[i], "gpt2") == 0 || strcmp(family_names[i], "bert") == 0;
+        const struct model_options options = {.context = is_learnt ? 320 : 32768, .batch = STEP};
+        struct model *m = open_with(g, scalar, &options);
+        CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+        const struct model_info *info = model_info(m);
+        const uint64_t pages = c.windowed_bytes * (STEP + 3 * 32u); /* of the step in progress, whole pages */
+        const uint64_t expected = cache_cost_kept(&c, info->slots);
+        CU_ASSERT_EQUAL(info->cache_token_bytes, c.token_bytes);
+        CU_ASSERT(info->cache_bytes >= expected && info->cache_bytes <= expected + pages);
+        model_close(m);
+        gguf_close(g);
+    }
+    printf("\n  ");
+}
+
+static long resident_kib(void)
+{
+    char line[256];
+    long kib = -1;
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, sizeof line, f))
+        (void)!sscanf(line, "VmRSS: %ld", &kib);
+    if (f)
+        fclose(f);
+    return kib;
+}
+
+/* 16,384 tokens stay within what the model said it would take, and a margin for the process itself. */
+static void run_long(const char *name, uint32_t type)
+{
+    enum { LONG = 16384, MARGIN_KIB = 2048 };
+    struct gguf *g = family_import(name, IMPORT_KEEP);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(g);
+    const long before = resident_kib();
+    const struct model_options options = {.context = LONG, .batch = 256, .cache_k = type, .cache_v = type};
+    struct model *m = open_with(g, best, &options);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    const struct model_info *info = model_info(m);
+    const uint64_t budget = info->weight_bytes + info->cache_bytes + info->arena_bytes;
+    uint32_t tokens[256];
+    enum err e = ERR_NONE;
+    for (uint32_t at = 0; at < LONG && !e; at += 256) {
+        for (uint32_t i = 0; i < 256; i++)
+            tokens[i] = 5 + (at + i) * 2654435761u % 256;
+        e = model_prefill(m, 0, tokens, 256);
+    }
+    const float *row = NULL;
+    CU_ASSERT_EQUAL(e, ERR_NONE);
+    CU_ASSERT_EQUAL(model_length(m, 0), LONG);
+    CU_ASSERT_EQUAL(model_logits(m, 0, 1, &row), ERR_NONE);
+    CU_ASSERT(row && isfinite(row[0]));
+    const struct model_run more = {0, 1, 1, tokens};
+    CU_ASSERT_EQUAL(model_step(m, &more, 1), ERR_FULL);
+    const long grown = resident_kib() - before;
+    printf("\n    %-10s 16k tokens: %ld KiB more resident; weights %llu, cache %llu, arena %llu KiB", name, grown,
+           (unsigned long long)info->weight_bytes >> 10, (unsigned long long)info->cache_bytes >> 10,
+           (unsigned long long)info->arena_bytes >> 10);
+#ifndef __SANITIZE_ADDRESS__
+    CU_ASSERT(grown <= (long)(budget >> 10) + MARGIN_KIB);
+#endif
+    (void)budget;
+    model_close(m);
+    gguf_close(g);
+}
+
+static void test_long(void)
+{
+    run_long("mistral", HAL_F16);
+    run_long("gemma3", HAL_F16);
+#ifndef __SANITIZE_ADDRESS__ /* attention over all of it */
+    run_long("llama3", HAL_F16);
+    run_long("deepseek3", HAL_F16);
+#endif
+    printf("\n  ");
+}
+
 int main(void)
 {
-    CU_TestInfo tests[] = {{"same logits", test_same_logits}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"same logits", test_same_logits}, {"cost", test_cost}, {"16k tokens", test_long}, CU_TEST_INFO_NULL};
     const struct engine_options plain_options = {.plugin = "scalar", .threads = 1};
     const struct engine_options best_options = {.folder = BUILD_DIR "/lib/tare/plugins", .threads = 1, .is_unchecked = 1};
     if (engine_open(&plain_options, &scalar, NULL) || engine_open(&best_options, &best, NULL))
