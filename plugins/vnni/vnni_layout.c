@@ -28,6 +28,7 @@ static const struct vnni_layout layouts[] = {
     [HAL_Q5_K] = LARGE(176, {48, 4, 32}, {16, 4, 8}, {4, 1, 12}, {0, 2, 1}, {2, 2, 1}),
     [HAL_Q6_K] = LARGE(210, {0, 4, 32}, {128, 4, 16}, {192, 1, 16}, {208, 2, 1}),
     [HAL_IQ4_XS] = LARGE(136, {8, 4, 32}, {4, 1, 4}, {2, 1, 2}, {0, 2, 1}),
+    [HAL_NF4] = LARGE(136, {8, 4, 32}, {4, 1, 4}, {0, 2, 1}, {2, 2, 1}),
 };
 
 const struct vnni_layout *vnni_layout_of(uint32_t type)

@@ -334,7 +334,8 @@ void VNNI_KERNEL(gemm)(struct vnni_shape shape, const uint8_t *unpacked, uint32_
 
 #define FOR_EACH_TYPE(CASE)                                                                        \
     CASE(HAL_Q4_0) CASE(HAL_Q4_1) CASE(HAL_Q5_0) CASE(HAL_Q5_1) CASE(HAL_Q8_0) CASE(HAL_Q2_K)      \
-    CASE(HAL_Q3_K) CASE(HAL_Q4_K) CASE(HAL_Q5_K) CASE(HAL_Q6_K) CASE(HAL_IQ4_NL) CASE(HAL_IQ4_XS)
+    CASE(HAL_Q3_K) CASE(HAL_Q4_K) CASE(HAL_Q5_K) CASE(HAL_Q6_K) CASE(HAL_IQ4_NL) CASE(HAL_IQ4_XS)      \
+    CASE(HAL_NF4)
 
 void VNNI_KERNEL(gemv)(uint32_t type, const uint8_t *panel, const struct vnni_input *in,
                  struct vnni_output out)

@@ -10,7 +10,9 @@
 #include "hal/hal.h"
 #include "plugins/vnni/vnni_simd.h"
 
-/* Levels of the IQ4 types, from the format. */
+/* Levels of the table formats, from block_table(). */
+#define UNPACK_NF4_LEVELS                                                                          \
+    _mm_setr_epi8(-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127)
 #define UNPACK_IQ4_LEVELS                                                                          \
     _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
@@ -22,7 +24,8 @@ INLINE uint32_t unpack_cell_groups(uint32_t type)
     case HAL_Q4_K:
     case HAL_Q5_K:
     case HAL_Q6_K:
-    case HAL_IQ4_XS: return 8;
+    case HAL_IQ4_XS:
+    case HAL_NF4: return 8;
     default: return 2;
     }
 }
@@ -39,7 +42,8 @@ INLINE uint32_t unpack_cell_bytes(uint32_t type)
     case HAL_Q4_K: return 2304;
     case HAL_Q5_K: return 2816;
     case HAL_Q6_K: return 3392;
-    case HAL_IQ4_XS: return 2176;
+    case HAL_IQ4_XS:
+    case HAL_NF4: return 2176;
     default: return 576; /* Q4_0, IQ4_NL */
     }
 }
@@ -81,9 +85,9 @@ INLINE void unpack_split(const uint8_t *p, int32_t add, VI w[8])
             w[j] = vi_add8(w[j], vi_set8(add));
 }
 
-INLINE void unpack_iq4(const uint8_t *p, int32_t bias, VI w[8])
+INLINE void unpack_table(const uint8_t *p, __m128i table, int32_t bias, VI w[8])
 {
-    const VI levels = vi_add8(vi_table(UNPACK_IQ4_LEVELS), vi_set8(bias));
+    const VI levels = vi_add8(vi_table(table), vi_set8(bias));
     unpack_split(p, 0, w);
     for (int j = 0; j < 8; j++)
         w[j] = vi_shuffle8(levels, w[j]);
@@ -197,8 +201,9 @@ INLINE void unpack_codes(uint32_t type, const uint8_t *cell, uint32_t g, int hal
         for (int j = 0; j < 8; j++)
             w[j] = vi_xor(vi_load(p + 512 * g + 64 * j), vi_set8(bias));
         break;
-    case HAL_IQ4_NL: unpack_iq4(p + 256 * g, bias, w); break;
-    case HAL_IQ4_XS: unpack_iq4(p + 256 * g, bias, w); break;
+    case HAL_IQ4_NL:
+    case HAL_IQ4_XS: unpack_table(p + 256 * g, UNPACK_IQ4_LEVELS, bias, w); break;
+    case HAL_NF4: unpack_table(p + 256 * g, UNPACK_NF4_LEVELS, bias, w); break;
     case HAL_Q2_K: unpack_q2(p, g, half, bias, w); break;
     case HAL_Q3_K: unpack_q3(p, g, half, bias, w); break;
     case HAL_Q6_K: unpack_q6(p, g, bias, w); break;
@@ -282,6 +287,11 @@ INLINE void unpack_scales(uint32_t type, const uint8_t *cell, uint32_t g, int ha
     case HAL_IQ4_XS:
         s = unpack_iq4_scale(bytes + 2048, bytes + 2112, g);
         scale[0] = vf_mul(vf_from_f16(halves + 2144), vf_from_32(s));
+        break;
+    case HAL_NF4: /* multiplied, then added: as decode rounds it */
+        s = vi_signed_bytes_to_32(bytes + 2048 + 16 * (g / 2));
+        scale[0] = vf_add(vf_from_f16(halves + 2144),
+                          vf_mul(vf_from_f16(halves + 2112), vf_from_32(s)));
         break;
     default: scale[0] = vf_from_f16(halves + 512 + 32 * g); break; /* Q4_0, IQ4_NL */
     }

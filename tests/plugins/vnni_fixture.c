@@ -202,7 +202,8 @@ static void half_fields(uint32_t type, uint32_t fields[2])
     case HAL_Q4_1:
     case HAL_Q5_1:
     case HAL_Q4_K:
-    case HAL_Q5_K: fields[1] = 2; break;
+    case HAL_Q5_K:
+    case HAL_NF4: fields[1] = 2; break;
     case HAL_Q2_K:
         fields[0] = 80;
         fields[1] = 82;

@@ -8,7 +8,8 @@
 
 static const uint32_t types[] = {HAL_F32,  HAL_F16,  HAL_BF16, HAL_Q4_0,   HAL_Q4_1,
                                  HAL_Q5_0, HAL_Q5_1, HAL_Q8_0, HAL_Q2_K,   HAL_Q3_K,
-                                 HAL_Q4_K, HAL_Q5_K, HAL_Q6_K, HAL_IQ4_NL, HAL_IQ4_XS};
+                                 HAL_Q4_K, HAL_Q5_K, HAL_Q6_K, HAL_IQ4_NL, HAL_IQ4_XS,
+                                 HAL_NF4};
 static const uint32_t row_counts[] = {1, 15, 16, 17, 31, 33, 80};
 static const uint32_t token_counts[] = {1, 2, 5, 9, 17, 48};
 
