@@ -129,7 +129,7 @@ struct cuda_copy_args {
     X(rmsnorm, cuda_norm_args)                                                                     \
     X(layernorm, cuda_norm_args)                                                                   \
     X(rope, cuda_rope_args)                                                                        \
-    X(store_f16, cuda_store_args)                                                                  \
+    X(store_dense, cuda_store_args)                                                                  \
     X(store_blocks, cuda_store_args)                                                               \
     X(attend, cuda_attend_args)                                                                    \
     X(attend_join, cuda_attend_args)                                                               \

@@ -23,6 +23,8 @@ FN float cache_value(uint type, ulong row, uint i)
 {
     if (type == FORMAT_F16)
         return float_of_f16(AT(const ushort, row)[i]);
+    if (type == FORMAT_F32)
+        return AT(const float, row)[i];
     const ulong block = row + i / 32 * (type == FORMAT_Q8_0 ? 34u : 18u);
     const float d = float_of_f16(AT(const ushort, block)[0]);
     if (type == FORMAT_Q8_0)
@@ -33,7 +35,9 @@ FN float cache_value(uint type, ulong row, uint i)
 
 FN uint cache_offset(uint type, uint i)
 {
-    return type == FORMAT_F16 ? 2 * i : i / 32 * (type == FORMAT_Q8_0 ? 34u : 18u);
+    return type == FORMAT_F32   ? 4 * i
+           : type == FORMAT_F16 ? 2 * i
+                                : i / 32 * (type == FORMAT_Q8_0 ? 34u : 18u);
 }
 
 FN float soft_cap(float score, float cap)

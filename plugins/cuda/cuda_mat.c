@@ -93,7 +93,9 @@ static int is_use_of_type(const struct hal_mat *m)
     switch (m->use) {
     case HAL_WEIGHT: return 1;
     case HAL_ACTIVATION: return m->type == HAL_F32;
-    case HAL_CACHE: return m->type == HAL_F16 || m->type == HAL_Q8_0 || m->type == HAL_Q4_0;
+    case HAL_CACHE:
+        return m->type == HAL_F16 || m->type == HAL_Q8_0 || m->type == HAL_Q4_0 ||
+               m->type == HAL_F32;
     default: return 0;
     }
 }

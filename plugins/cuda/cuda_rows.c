@@ -112,8 +112,8 @@ enum err cuda_store(void *dev, const struct hal_mat *cache, const struct hal_mat
         return e;
     struct cuda_store_args a = {address(cache), address(x), d->notes[CUDA_NOTE_ROWS].mem,
                                 x->rows,        x->cols,    cache->type};
-    if (cache->type == HAL_F16)
-        return cuda_launch_values(d, CUDA_KERNEL_store_f16, values_of(x), &a);
+    if (format_planes(cache->type) == 0)
+        return cuda_launch_values(d, CUDA_KERNEL_store_dense, values_of(x), &a);
     return cuda_launch_values(d, CUDA_KERNEL_store_blocks, values_of(x) / 32, &a);
 }
 

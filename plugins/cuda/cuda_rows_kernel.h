@@ -109,13 +109,17 @@ KERNEL(rope, cuda_rope_args)
     AT(float, a.x)[to] = u * sine + v * cosine;
 }
 
-KERNEL(store_f16, cuda_store_args)
+KERNEL(store_dense, cuda_store_args)
 {
     const ulong i = thread_index();
     if (i >= (ulong)a.rows * a.cols)
         return;
     const ulong slot = AT(const uint, a.slot)[i / a.cols];
-    AT(ushort, a.cache)[slot * a.cols + i % a.cols] = f16_of_float(AT(const float, a.x)[i]);
+    const float v = AT(const float, a.x)[i];
+    if (a.type == FORMAT_F16)
+        AT(ushort, a.cache)[slot * a.cols + i % a.cols] = f16_of_float(v);
+    else
+        AT(float, a.cache)[slot * a.cols + i % a.cols] = v;
 }
 
 /* binary16 of a scale: saturating, and never 0 for what is not 0 (encode_half of scalar). */

@@ -6,12 +6,55 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#ifndef __x86_64__
 #include <ucontext.h>
+#endif
 
 #include "tests/plugins/cuda/mock_cuda.h"
 
 enum { THREADS_MAX = 256, LANES = 32, STACK_BYTES = 64 << 10 };
 enum state { READY, AT_BLOCK, AT_WARP, DONE };
+
+/* A point of execution with a stack of its own. swapcontext() asks the kernel for the signal mask at
+ * each of the millions of switches, so the common machine has a switch without it. */
+#ifdef __x86_64__
+struct point {
+    void *stack;
+};
+void mock_cuda_switch(struct point *from, struct point *to);
+__asm__(".text\n.hidden mock_cuda_switch\n.type mock_cuda_switch, @function\nmock_cuda_switch:\n"
+        "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
+        "mov %rsp, (%rdi)\nmov (%rsi), %rsp\n"
+        "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n"
+        ".size mock_cuda_switch, . - mock_cuda_switch\n");
+
+static void make_point(struct point *p, char *stack, size_t bytes, void (*entry)(void))
+{
+    void **top = (void **)(void *)(stack + bytes);
+    memset(top - 8, 0, 8 * sizeof *top);
+    memcpy(top - 2, &entry, sizeof entry); /* where ret goes, on a stack aligned as after a call */
+    p->stack = top - 8;
+}
+#else
+struct point {
+    ucontext_t context;
+};
+
+static void mock_cuda_switch(struct point *from, struct point *to)
+{
+    if (swapcontext(&from->context, &to->context) != 0)
+        abort();
+}
+
+static void make_point(struct point *p, char *stack, size_t bytes, void (*entry)(void))
+{
+    if (getcontext(&p->context) != 0)
+        abort();
+    p->context.uc_stack.ss_sp = stack;
+    p->context.uc_stack.ss_size = bytes;
+    makecontext(&p->context, entry, 0);
+}
+#endif
 
 /* What lanes lay out for each other. Two sets by turns: a lane may lay out the next while others
  * still read. */
@@ -21,7 +64,7 @@ struct table {
 };
 
 static struct {
-    ucontext_t scheduler, fibre[THREADS_MAX];
+    struct point scheduler, fibre[THREADS_MAX];
     enum state state[THREADS_MAX];
     unsigned turn[THREADS_MAX];
     struct table table[THREADS_MAX / LANES][2];
@@ -36,8 +79,7 @@ static void wait_as(enum state s)
 {
     const uint me = twin_here.thread;
     sim.state[me] = s;
-    if (swapcontext(&sim.fibre[me], &sim.scheduler) != 0)
-        abort();
+    mock_cuda_switch(&sim.fibre[me], &sim.scheduler);
 }
 
 void twin_sync(void)
@@ -90,18 +132,12 @@ void twin_multiply(uint depth, const uint *a, const uint *b, int *c)
 static void start(void)
 {
     sim.twin(sim.args);
-    sim.state[twin_here.thread] = DONE;
+    wait_as(DONE); /* for ever */
 }
 
 static void prepare(unsigned thread)
 {
-    ucontext_t *f = &sim.fibre[thread];
-    if (getcontext(f) != 0)
-        abort();
-    f->uc_stack.ss_sp = sim.stacks + (size_t)thread * STACK_BYTES;
-    f->uc_stack.ss_size = STACK_BYTES;
-    f->uc_link = &sim.scheduler;
-    makecontext(f, start, 0);
+    make_point(&sim.fibre[thread], sim.stacks + (size_t)thread * STACK_BYTES, STACK_BYTES, start);
     sim.state[thread] = READY;
     sim.turn[thread] = 0;
 }
@@ -114,8 +150,7 @@ static void run_warp(unsigned first)
         for (unsigned i = first; i < first + LANES; i++) {
             if (sim.state[i] == READY) {
                 twin_here.thread = i;
-                if (swapcontext(&sim.scheduler, &sim.fibre[i]) != 0)
-                    abort();
+                mock_cuda_switch(&sim.scheduler, &sim.fibre[i]);
             }
             waiting += sim.state[i] == AT_WARP;
             others += sim.state[i] == AT_BLOCK;
