@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 
+#ifndef CUDA_VERSION /* the toolkit's header, in the test that compares */
 typedef int CUresult, CUdevice, CUdevice_attribute, CUjit_option;
 typedef unsigned long long CUdeviceptr;
 typedef struct CUctx_st *CUcontext;
@@ -23,6 +24,7 @@ enum {
     CU_JIT_ERROR_LOG_BUFFER = 5,
     CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES = 6
 };
+#endif
 
 #define CUDA_DRIVER_CALLS(X)                                                                       \
     X(cuInit, (unsigned))                                                                          \
