@@ -448,11 +448,20 @@ static enum err import_folder(struct import_source *s)
     if (!e) e = list_tensors(s);
     if (!e) e = check_all_used(s);
     if (!e) e = file_type_key(s);
+    if (e)
+        return e;
     uint32_t vocabulary = 0;
-    for (uint32_t i = 0; i < s->tensors; i++)
-        if (strcmp(s->tensor[i].name, "token_embd.weight") == 0)
-            vocabulary = (uint32_t)s->tensor[i].shape[1];
-    return e ? e : import_tokenizer(s, vocabulary);
+    const json_t *width = json_object_get(s->config, "hidden_size"), *words = json_object_get(s->config, "vocab_size");
+    for (uint32_t i = 0; i < s->tensors; i++) {
+        const struct import_tensor *t = &s->tensor[i];
+        if (strcmp(t->name, "token_embd.weight") != 0)
+            continue;
+        if (t->dims != 2 || t->shape[1] > UINT32_MAX || (words && t->shape[1] != (uint64_t)json_integer_value(words)) ||
+            (width && t->shape[0] != (uint64_t)json_integer_value(width)))
+            return import_fail(s, ERR_FORMAT, "%.60s: expected vocab_size rows of hidden_size", t->source[0]->name);
+        vocabulary = (uint32_t)t->shape[1];
+    }
+    return import_tokenizer(s, vocabulary);
 }
 
 static enum err import_file(struct import_source *s, void **map, size_t *bytes)

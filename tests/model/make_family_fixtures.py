@@ -9,6 +9,7 @@ tokenizer_config.json), and reference.bin, which holds, little-endian:
     f32 row[positions][columns]      logits, or the last hidden states of an encoder, of these positions
 Everything is seeded by the name: another run gives the same weights and tokens.
 """
+import copy
 import math
 import os
 import re
@@ -146,6 +147,11 @@ FIXTURES = {
 }
 
 
+# Sources in shards and of other element types; logits are those of the rounded weights, in F32.
+SHARDED = {"qwen3": "120KB"}
+ROUNDED = {"gptneox_serial": torch.float16, "llama_linear": torch.bfloat16}
+
+
 def fill(model, name):
     """Weights that make every part matter: unit gain of matrices, norms and biases away from 1 and 0."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
@@ -189,9 +195,14 @@ def make(name):
     fill(model, name)
     folder = os.path.join(HERE, name)
     os.makedirs(folder, exist_ok=True)
+    for old in os.listdir(folder):
+        os.remove(os.path.join(folder, old))
     if is_encoder:
         model.pooler = None
-    model.save_pretrained(folder)
+    kept = ROUNDED.get(name, torch.float32)
+    copy.deepcopy(model).to(kept).save_pretrained(folder, max_shard_size=SHARDED.get(name, "5GB"))
+    for p in model.parameters(): # buffers, such as rotary speeds, stay as they are
+        p.data = p.data.to(kept).to(torch.float32)
     if os.path.exists(os.path.join(folder, "generation_config.json")):
         os.remove(os.path.join(folder, "generation_config.json"))
     t.save(os.path.join(folder, "tokenizer.json"), pretty=False)
@@ -206,7 +217,7 @@ def make(name):
         f.write(struct.pack("<%dI" % PROMPT, *tokens[0].tolist()))
         f.write(struct.pack("<%dI" % len(chosen), *chosen))
         f.write(rows[chosen].contiguous().numpy().astype("<f4").tobytes())
-    size = os.path.getsize(os.path.join(folder, "model.safetensors"))
+    size = sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder) if f.endswith(".safetensors"))
     print("%-18s %7d bytes of weights, rows of %d, range %.2f" % (name, size, rows.shape[1], rows.max() - rows.min()))
 
 
