@@ -78,7 +78,8 @@ static void refuse(struct engine *engine, const struct select_plugin *plugin)
         note(&engine->refused[engine->refusals++], plugin);
     snprintf(line, sizeof line, "engine: plugin %s refused: %s: %s", plugin->name,
              err_name(plugin->error), plugin->reason);
-    engine->host.log(LOG_WARNING, line);
+    /* one for another machine is no news: a package holds plugins of every kind */
+    engine->host.log(plugin->error == ERR_UNSUPPORTED ? LOG_DEBUG : LOG_WARNING, line);
 }
 
 /* The table of a plugin that passed: the same steps as in the child, now in this process. */

@@ -133,7 +133,7 @@ static enum err read_signature(const char *path, char *text, size_t *bytes, char
         return refuse(reason, ERR_ARGUMENT, "path too long");
     const int fd = open(name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
-        return refuse(reason, ERR_SIGNATURE, "unsigned: no file %s.minisign", basename(name));
+        return refuse(reason, ERR_SIGNATURE, "unsigned: no file %s", basename(name));
     const ssize_t n = read(fd, text, MINISIGN_FILE_MAX);
     close(fd);
     if (n <= 0)
