@@ -74,9 +74,6 @@ int cli_engine_open(struct cli_call *call, struct engine **out)
     if (e)
         return cli_fail(call, CLI_ENVIRONMENT, common->plugin ? common->plugin : "plugins", NULL,
                         "%s", refusal.reason[0] ? refusal.reason : cli_sentence(e));
-    for (uint32_t i = 0; i < engine->refusals; i++)
-        cli_note(call, "tare: plugin %s is not used: %s\n", engine->refused[i].name,
-                 engine->refused[i].reason);
     *out = engine;
     return CLI_DONE;
 }
