@@ -230,7 +230,7 @@ static enum err run(struct fetch *f, const char *url, const char *ca)
     if (lseek(f->fd, (off_t)f->have, SEEK_SET) < 0)
         return ERR_IO;
     enum err e = f->have == f->bytes ? ERR_NONE : download(f, url, ca);
-    if (e == ERR_MISMATCH)
+    if (e == ERR_MISMATCH || (e && f->have == 0))
         unlink(f->part);
     return e ? e : settle(f);
 }
