@@ -7,7 +7,8 @@
  *   role=N type=N       of the envelope
  *   not_after=MS        expiry
  *   critical=N          the key that the reader must know
- *   plugin=NAME base=absent
+ *   plugin=NAME
+ *   base=other          another digest than what stands at its URL; base=absent: one that nobody has
  *   flip=N              one bit of the whole, after signing
  */
 #include <stdio.h>
@@ -60,9 +61,11 @@ static int change(struct message_plan *p, struct changes *c, const char *word)
         p->not_after_ms = number;
     else if (strncmp(word, "critical=", 9) == 0)
         p->critical[p->criticals++] = number;
-    else if (strcmp(word, "base=absent") == 0)
+    else if (strcmp(word, "base=other") == 0 || strcmp(word, "base=absent") == 0) {
         memset(p->base.digest, 0xab, sizeof p->base.digest);
-    else if (strncmp(word, "flip=", 5) == 0)
+        if (strcmp(word, "base=absent") == 0)
+            p->base.url[0] = 0; /* then it is asked for by its digest */
+    } else if (strncmp(word, "flip=", 5) == 0)
         c->flip = (long)number;
     else if (strcmp(word, "again") != 0)
         return fail(word, "not a change");
