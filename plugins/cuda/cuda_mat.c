@@ -155,14 +155,14 @@ static void put_codes(uint32_t type, const uint8_t *code, uint8_t *nibble, uint8
         for (int i = 0; i < 8; i++) { /* byte i % 4 of word i / 4 */
             unsigned bits = 0;
             for (int s = 0; s < 4; s++)
-                bits |= (code[4 * (2 * s + i / 4) + i % 4] >> low & 3u) << 2 * s;
+                bits |= ((unsigned)code[4 * (2 * s + i / 4) + i % 4] >> low & 3u) << 2 * s;
             pair[i] = (uint8_t)bits;
         }
     if (planes & PLANE_SINGLE)
         for (int i = 0; i < 4; i++) {
             unsigned bits = 0;
             for (int s = 0; s < 8; s++)
-                bits |= (code[4 * s + i] >> next & 1u) << s;
+                bits |= ((unsigned)code[4 * s + i] >> next & 1u) << s;
             single[i] = (uint8_t)bits;
         }
 }
