@@ -93,8 +93,8 @@ static void cuda_close(void *dev)
         cuda_free(d, d->parts, CUDA_PARTS_BYTES);
         for (int i = 0; i < CUDA_NOTES; i++)
             cuda_free(d, d->notes[i].mem, d->notes[i].bytes);
-        if (d->mma != NULL)
-            (void)!cuda_result(d, "cuModuleUnload", d->driver->cuModuleUnload(d->mma));
+        if (d->tiles != NULL)
+            (void)!cuda_result(d, "cuModuleUnload", d->driver->cuModuleUnload(d->tiles));
         if (d->base != NULL)
             (void)!cuda_result(d, "cuModuleUnload", d->driver->cuModuleUnload(d->base));
     }
@@ -108,12 +108,9 @@ static void cuda_close(void *dev)
 }
 
 /* Compile one module; the compiler's own words go to the log, without which a refusal is a bare
- * number. */
-static enum err load_module(struct cuda_dev *d, const char *text, CUmodule *out)
+ * number. words: LOG_BYTES */
+static enum err load_module(struct cuda_dev *d, const char *text, char *words, CUmodule *out)
 {
-    char *words = d->scalar.host.alloc(LOG_BYTES);
-    if (words == NULL)
-        return ERR_MEMORY;
     CUjit_option options[2] = {CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
     void *values[2] = {words, (void *)(uintptr_t)LOG_BYTES};
     words[0] = '\0';
@@ -122,25 +119,26 @@ static enum err load_module(struct cuda_dev *d, const char *text, CUmodule *out)
     words[LOG_BYTES - 1] = '\0';
     if (e != ERR_NONE && words[0] != '\0' && d->scalar.host.log != NULL)
         d->scalar.host.log(LOG_ERR, words);
-    d->scalar.host.release(words, LOG_BYTES);
     return e;
 }
 
-static enum err find_kernels(struct cuda_dev *d)
+static enum err find_kernels(struct cuda_dev *d, char *words)
 {
-    enum err e = load_module(d, cuda_ptx_base, &d->base);
-    if (e == ERR_NONE && d->has_mma)
-        e = load_module(d, cuda_ptx_mma, &d->mma);
+    enum err e = load_module(d, cuda_ptx_base, words, &d->base);
+    if (e == ERR_NONE)
+        e = load_module(d, d->has_mma ? cuda_ptx_mma : cuda_ptx_dp4a, words, &d->tiles);
 #define FIND_IN(module, name)                                                                      \
     if (e == ERR_NONE)                                                                             \
         e = cuda_result(d, #name,                                                                  \
                         d->driver->cuModuleGetFunction(&d->kernel[CUDA_KERNEL_##name], module,     \
                                                        #name));
 #define FIND_BASE(name, args) FIND_IN(d->base, name)
-#define FIND_MMA(name, args) FIND_IN(d->mma, name)
+#define FIND_TILES(name, args) FIND_IN(d->tiles, name)
     CUDA_KERNELS_BASE(FIND_BASE)
     if (d->has_mma) {
-        CUDA_KERNELS_MMA(FIND_MMA)
+        CUDA_KERNELS_MMA(FIND_TILES)
+    } else {
+        CUDA_KERNELS_DP4A(FIND_TILES)
     }
     return e;
 }
@@ -148,15 +146,18 @@ static enum err find_kernels(struct cuda_dev *d)
 static enum err open_device(struct cuda_dev *d)
 {
     size_t free_bytes = 0, total = 0;
+    char *words = d->scalar.host.alloc(LOG_BYTES); /* before anything slow is done in vain */
+    if (words == NULL)
+        return ERR_MEMORY;
     enum err e = cuda_result(d, "cuDevicePrimaryCtxRetain",
                              d->driver->cuDevicePrimaryCtxRetain(&d->context, d->device));
     if (e != ERR_NONE) {
         d->context = NULL;
-        return e;
+        goto out;
     }
     e = cuda_enter(d);
     if (e == ERR_NONE)
-        e = find_kernels(d);
+        e = find_kernels(d, words);
     if (e == ERR_NONE)
         e = cuda_result(d, "cuMemGetInfo", d->driver->cuMemGetInfo_v2(&free_bytes, &total));
     d->budget = free_bytes > SPARE_BYTES ? free_bytes - SPARE_BYTES : 0;
@@ -164,6 +165,8 @@ static enum err open_device(struct cuda_dev *d)
         e = cuda_alloc(d, d->notes[i].bytes, &d->notes[i].mem);
     if (e == ERR_NONE)
         e = cuda_alloc(d, CUDA_PARTS_BYTES, &d->parts);
+out:
+    d->scalar.host.release(words, LOG_BYTES);
     return e;
 }
 

@@ -33,7 +33,7 @@ struct cuda_dev {
     const struct cuda_driver *driver;
     CUdevice device;
     CUcontext context;
-    CUmodule base, mma;
+    CUmodule base, tiles;
     CUfunction kernel[CUDA_KERNELS];
     uint32_t processors;
     int has_mma;
@@ -50,8 +50,8 @@ enum {
     CUDA_SPLITS_MAX = 32
 };
 
-/* The PTX text of both modules, with a NUL. */
-extern const char cuda_ptx_base[], cuda_ptx_mma[];
+/* The PTX text of the modules, with a NUL. */
+extern const char cuda_ptx_base[], cuda_ptx_dp4a[], cuda_ptx_mma[];
 
 /* Log a driver's error; ERR_NONE, ERR_MEMORY or ERR_DEVICE. */
 NODISCARD enum err cuda_result(struct cuda_dev *d, const char *what, CUresult result);

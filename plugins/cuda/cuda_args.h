@@ -101,7 +101,8 @@ struct cuda_copy_args {
     uint32_t rows, cols, y_cols, y_col, x_cols, x_col;
 };
 
-/* name, argument. Those of CUDA_KERNELS_MMA need compute capability 8.0. */
+/* name, argument; by module. That of MMA needs compute capability 8.0, that of DP4A is for what is
+ * older: one of the two is loaded, since the driver's compiler takes its time. */
 #define CUDA_MATVECS(X, type)                                                                      \
     X(matvec_##type, cuda_product_args)                                                            \
     X(matvecs_##type, cuda_product_args)
@@ -120,8 +121,6 @@ struct cuda_copy_args {
     CUDA_MATVECS(X, iq4_xs)                                                                        \
     CUDA_MATVECS(X, nf4)                                                                           \
     X(round_rows, cuda_round_args)                                                                 \
-    X(tile_dp4a, cuda_product_args)                                                                \
-    X(tile_dp4a_halved, cuda_product_args)                                                         \
     X(dense_matvec, cuda_dense_args)                                                               \
     X(dense_tile, cuda_dense_args)                                                                 \
     X(embed_blocks, cuda_embed_args)                                                               \
@@ -142,7 +141,12 @@ struct cuda_copy_args {
     X(tile_mma, cuda_product_args)                                                                 \
     X(tile_mma_halved, cuda_product_args)
 
+#define CUDA_KERNELS_DP4A(X)                                                                       \
+    X(tile_dp4a, cuda_product_args)                                                                \
+    X(tile_dp4a_halved, cuda_product_args)
+#define CUDA_KERNELS_ALL(X) CUDA_KERNELS_BASE(X) CUDA_KERNELS_MMA(X) CUDA_KERNELS_DP4A(X)
+
 #define CUDA_KERNEL_NAME(name, args) CUDA_KERNEL_##name,
-enum { CUDA_KERNELS_BASE(CUDA_KERNEL_NAME) CUDA_KERNELS_MMA(CUDA_KERNEL_NAME) CUDA_KERNELS };
+enum { CUDA_KERNELS_ALL(CUDA_KERNEL_NAME) CUDA_KERNELS };
 
 #endif

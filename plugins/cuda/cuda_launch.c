@@ -48,7 +48,7 @@ enum err cuda_launch(struct cuda_dev *d, uint32_t kernel, uint32_t x, uint32_t y
                      uint32_t threads, void *args)
 {
 #define NAME(name, type) #name,
-    static const char *const names[] = {CUDA_KERNELS_BASE(NAME) CUDA_KERNELS_MMA(NAME)};
+    static const char *const names[] = {CUDA_KERNELS_ALL(NAME)};
     if (x == 0 || y == 0 || z == 0)
         return ERR_NONE;
     void *list[1] = {args};

@@ -1,10 +1,9 @@
 /* cuda_matmul_kernel.h: kernels: rounding of activations; products of few tokens, which stream the
- * weights once (floor: bytes of the planes over the bandwidth); tiles without tensor cores; dense
- * weights. */
+ * weights once (floor: bytes of the planes over the bandwidth); dense weights. */
 #ifndef CUDA_MATMUL_KERNEL_H
 #define CUDA_MATMUL_KERNEL_H
 
-#include "plugins/cuda/cuda_tile.h"
+#include "plugins/cuda/cuda_codes.h"
 
 /* A warp rounds a group, a lane a value: scalar_round_row() of scalar.h, to the bit. */
 KERNEL(round_rows, cuda_round_args)
@@ -108,18 +107,6 @@ MATVEC(q6_k, FORMAT_Q6_K)
 MATVEC(iq4_nl, FORMAT_IQ4_NL)
 MATVEC(iq4_xs, FORMAT_IQ4_XS)
 MATVEC(nf4, FORMAT_NF4)
-
-KERNEL(tile_dp4a, cuda_product_args)
-{
-    SHARED struct tile_stage buffers[2];
-    tile(0, 0, &a, buffers);
-}
-
-KERNEL(tile_dp4a_halved, cuda_product_args)
-{
-    SHARED struct tile_stage buffers[2];
-    tile(0, 1, &a, buffers);
-}
 
 /* Value i of a dense matrix. */
 FN float dense_value(uint type, ulong address, ulong i)

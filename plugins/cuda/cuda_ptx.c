@@ -6,4 +6,5 @@
             ".incbin \"" file "\"\n.byte 0\n.previous\n")
 
 TEXT(cuda_ptx_base, CUDA_PTX_FOLDER "/cuda_base.ptx");
+TEXT(cuda_ptx_dp4a, CUDA_PTX_FOLDER "/cuda_dp4a.ptx");
 TEXT(cuda_ptx_mma, CUDA_PTX_FOLDER "/cuda_mma.ptx");

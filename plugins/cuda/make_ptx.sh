@@ -12,4 +12,5 @@ make() { # file, GPU, PTX version
     rm "$to/$1.raw"
 }
 make cuda_base sm_61 ptx60
+make cuda_dp4a sm_61 ptx60
 make cuda_mma sm_80 ptx70

@@ -26,8 +26,7 @@ enum {
 };
 
 #define DECLARE(name, args) void twin_##name(const void *p);
-CUDA_KERNELS_BASE(DECLARE)
-CUDA_KERNELS_MMA(DECLARE)
+CUDA_KERNELS_ALL(DECLARE)
 
 struct CUfunc_st {
     const char *name;
@@ -36,7 +35,7 @@ struct CUfunc_st {
     unsigned launches;
 };
 #define ENTRY(name, args) {#name, twin_##name, sizeof(struct args), 0},
-static struct CUfunc_st kernels[] = {CUDA_KERNELS_BASE(ENTRY) CUDA_KERNELS_MMA(ENTRY)};
+static struct CUfunc_st kernels[] = {CUDA_KERNELS_ALL(ENTRY)};
 enum { KERNELS = sizeof kernels / sizeof kernels[0] };
 
 struct CUmod_st {

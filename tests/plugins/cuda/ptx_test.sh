@@ -11,7 +11,7 @@ export CLANG
 new=$(mktemp -d) || exit 1
 trap 'rm -rf "$new"' EXIT
 "$here/make_ptx.sh" "$new" || exit 1
-for file in cuda_base.ptx cuda_mma.ptx; do
+for file in cuda_base.ptx cuda_dp4a.ptx cuda_mma.ptx; do
     cmp "$here/$file" "$new/$file" || { echo "run plugins/cuda/make_ptx.sh plugins/cuda"; exit 1; }
     # rounding is as written: nothing fused or flushed behind the source's back
     if grep -nE '\.ftz|div\.(approx|full)|\.contract' "$new/$file"; then exit 1; fi
