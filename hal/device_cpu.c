@@ -13,7 +13,7 @@ static void own_cpuid(void *context, uint32_t leaf, uint32_t subleaf, uint32_t o
     (void)context;
     memset(out, 0, 4 * sizeof *out);
 #if defined(__x86_64__) || defined(__i386__)
-    if (leaf <= __get_cpuid_max(leaf & 0x80000000u, NULL))
+    if (leaf <= (uint32_t)__get_cpuid_max(leaf & 0x80000000u, NULL))
         __cpuid_count(leaf, subleaf, out[0], out[1], out[2], out[3]);
 #else
     (void)leaf;

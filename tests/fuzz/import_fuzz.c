@@ -2,7 +2,8 @@
  * wrote opens, and a model of it opens and steps, or is refused with one line.
  *
  * The input is config.json, tokenizer.json and model.safetensors behind each other, cut at "\n====\n"; a first
- * part that begins with "model" makes the second one tokenizer.model instead. */
+ * part that begins with "model" makes the second one tokenizer.model instead. With one cut only it is a llama2.c
+ * checkpoint and its tokenizer. */
 #include "tests/fuzz/fuzz.h"
 
 #include <string.h>
@@ -19,9 +20,9 @@ static struct engine *engine;
 
 static const char *name_in(const char *name)
 {
-    static char path[2][128];
+    static char path[4][128];
     static int turn;
-    turn = !turn;
+    turn = (turn + 1) % 4;
     snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
     return path[turn];
 }
@@ -29,7 +30,7 @@ static const char *name_in(const char *name)
 static void clean(void)
 {
     static const char *const names[] = {"config.json", "tokenizer.json", "tokenizer.model", "model.safetensors",
-                                        "out.gguf", "out.gguf.part"};
+                                        "out.gguf", "out.gguf.part", "in.bin", "tok.bin"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         unlink(name_in(names[i]));
 }
@@ -80,28 +81,46 @@ static void check_file(void)
     gguf_close(g);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+static void run(const struct import_options *options)
 {
     char reason[GGUF_REASON_BYTES];
     struct import_report report;
-    if (!engine)
-        start();
-    const uint8_t *first = memmem(bytes, size, CUT, strlen(CUT));
-    const uint8_t *from = first ? first + strlen(CUT) : bytes;
-    const uint8_t *second = first ? memmem(from, (size_t)(bytes + size - from), CUT, strlen(CUT)) : NULL;
-    if (!second)
-        return 0;
-    const size_t mark = size > 5 && memcmp(bytes, "model", 5) == 0 ? 5 : 0;
-    put("config.json", bytes + mark, (size_t)(first - bytes) - mark);
-    put(mark ? "tokenizer.model" : "tokenizer.json", from, (size_t)(second - from));
-    put("model.safetensors", second + strlen(CUT), (size_t)(bytes + size - second) - strlen(CUT));
-    const struct import_options options = {.input = folder, .output = name_in("out.gguf"), .type = IMPORT_KEEP};
-    if (import_run(&options, &report, reason) == ERR_NONE) {
+    if (import_run(options, &report, reason) == ERR_NONE) {
         check_file();
     } else {
         HOLDS(is_line(reason));
         HOLDS(access(name_in("out.gguf"), F_OK) != 0);
     }
     clean();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+{
+    if (!engine)
+        start();
+    const uint8_t *first = memmem(bytes, size, CUT, strlen(CUT));
+    const uint8_t *from = first ? first + strlen(CUT) : bytes;
+    const uint8_t *second = first ? memmem(from, (size_t)(bytes + size - from), CUT, strlen(CUT)) : NULL;
+    if (!first)
+        return 0;
+    static char output[128];
+    snprintf(output, sizeof output, "%s/out.gguf", folder);
+    struct import_options options = {.input = folder, .output = output, .type = IMPORT_KEEP};
+    if (!second) {
+        static char input[128], tokenizer[128];
+        put("in.bin", bytes, (size_t)(first - bytes));
+        put("tok.bin", from, (size_t)(bytes + size - from));
+        snprintf(input, sizeof input, "%s/in.bin", folder);
+        snprintf(tokenizer, sizeof tokenizer, "%s/tok.bin", folder);
+        options.input = input;
+        options.tokenizer = tokenizer;
+        run(&options);
+        return 0;
+    }
+    const size_t mark = size > 5 && memcmp(bytes, "model", 5) == 0 ? 5 : 0;
+    put("config.json", bytes + mark, (size_t)(first - bytes) - mark);
+    put(mark ? "tokenizer.model" : "tokenizer.json", from, (size_t)(second - from));
+    put("model.safetensors", second + strlen(CUT), (size_t)(bytes + size - second) - strlen(CUT));
+    run(&options);
     return 0;
 }
