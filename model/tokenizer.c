@@ -13,7 +13,7 @@ static const struct tokenizer_kind *const kinds[] = {&tokenizer_spm, &tokenizer_
 static const char *const end_names[] = {
     "</s>",        "<|endoftext|>",   "<|end_of_text|>", "<|eot_id|>",     "<|eom_id|>",
     "<|im_end|>",  "<|end|>",         "<end_of_turn>",   "<EOT>",          "<|eot|>",
-    "<|EOT|>",     "<|end_of_turn|>", "<eos>",           ("<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>")};
+    "<|EOT|>",     "<|end_of_turn|>", "<eos>",           "<｜end▁of▁sentence｜>"};
 
 void tokenizer_sink_put(struct tokenizer_sink *sink, uint32_t token)
 {
