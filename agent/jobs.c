@@ -144,8 +144,9 @@ bool jobs_take(struct jobs *j, const struct jobs_step *step)
         loop_set_timer(j->options.loop, &j->again, AGAIN_MS, on_again, j);
         return false;
     }
-    log_info("jobs: %s: plan=%llu %s%s%s", job_state_name(next.state), (unsigned long long)next.plan_version,
-             next.code ? job_code_name(next.code) : "", next.reason[0] ? ": " : "", next.reason);
+    log_info("jobs: %s: plan=%llu attempt=%u %s%s%s", job_state_name(next.state),
+             (unsigned long long)next.plan_version, next.attempt, next.code ? job_code_name(next.code) : "",
+             next.reason[0] ? ": " : "", next.reason);
     j->now = next;
     j->options.hooks.posted(j->options.hooks.context);
     return true;

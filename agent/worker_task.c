@@ -162,6 +162,8 @@ void worker_derive(struct worker_self *w, const struct wire *m)
                                  .progress = on_quantise,
                                  .progress_context = w};
     e = quantise_run(&o, &result, &fault);
+    if (!e && result.tensors_resumed)
+        log_info("derive: %u tensors were there already: file=%s", result.tensors_resumed, out);
 out:
     if (e)
         worker_fail(w, e, why[0] ? why : fault.text[0] ? fault.text : err_name(e));
