@@ -419,7 +419,10 @@ static int run(struct agent *a)
         e = openai_open(a->loop, &a->settings, a->serve, &a->openai, &port);
     if (e) {
         log_error("tared: cannot start: state=%s listen=%s:%u: %s%s%s", a->settings.state, a->settings.listen_address,
-                  a->settings.listen_port, err_name(e), e == ERR_IO ? ": " : "", e == ERR_IO ? strerror(errno) : "");
+                  a->settings.listen_port, err_name(e), e == ERR_IO ? ": " : "",
+                  e != ERR_IO         ? ""
+                  : errno == EAGAIN ? "another agent has this state"
+                                    : strerror(errno));
         close_parts(a);
         return STATUS_ENVIRONMENT;
     }
