@@ -7,7 +7,7 @@
 # Part 1: every type loads there, and its perplexity agrees with ours. Part 2: profiles are exchanged.
 # Part 3: KLD at equal bytes, scored by llama-perplexity against the base on text that neither saw.
 # TARE names the program (default build/release/bin/tare), PARTS the parts to run ("1 2 3"), METHODS
-# the methods of part 3. Weight repacking is off in the peer: it does not change the numbers, and its AMX path
+# the methods of part 3, TYPES the types of part 1. Weight repacking is off in the peer: it does not change the numbers, and its AMX path
 # crashes under hypervisors that do not grant the tile state.
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -42,7 +42,7 @@ field() { python3 -c "import json,sys; print(json.load(sys.stdin)$1)"; }
 
 if [[ $parts == *1* ]]; then
     printf '%-8s %10s %10s %9s %s\n' type llama.cpp tare 'differ %' verdict
-    for type in F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q6_K Q5_K Q4_K Q3_K Q2_K IQ4_NL; do
+    for type in ${TYPES:-F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q6_K Q5_K Q4_K Q3_K Q2_K IQ4_NL}; do
         "$tare" quantize "$base" -o "$work/v.gguf" --type $type --quiet >/dev/null || exit 1
         theirs=$(ppl_of "$work/v.gguf")
         ours=$("$tare" eval "$work/v.gguf" --text "$heldout" --json --quiet | field "['perplexity']['value']")
