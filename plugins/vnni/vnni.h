@@ -41,7 +41,8 @@ enum vnni_info {
     VNNI_BIAS_HALF = 2, /* of codes 0..15, then 16..31 */
     VNNI_SUM = 4,       /* of all 32 */
     VNNI_SUM_HALF = 5,  /* of codes 0..15, then 16..31 */
-    VNNI_INFO = 7
+    VNNI_PAIR = 7,      /* sums of codes 0..15 and 16..31, two int16 */
+    VNNI_INFO = 8
 };
 
 /* A panel (16 rows) taken apart for many tokens: per group of 32 columns

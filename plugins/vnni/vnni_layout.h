@@ -2,7 +2,7 @@
  *
  * A matrix is cut into panels of 16 rows (the last one padded with zero blocks) and a panel into cells:
  * one block of 256 columns, or two blocks of 32. Within a cell each field of the block becomes
- * [block of the cell][unit][16 rows], a unit being 4 bytes of codes, 2 of an F16 or 1 of packed scales,
+ * [block of the cell][unit][16 rows], a unit being 4 bytes of codes, 2 of an F16, 1 or 2 of packed scales,
  * so that one vector load holds the same columns of 16 rows. No byte is added but the padding of a cell
  * to 64: the resident copy is the only one and as large as the file. F32, F16 and BF16 are
  * [column][16 rows].

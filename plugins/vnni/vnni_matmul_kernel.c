@@ -86,6 +86,8 @@ void VNNI_KERNEL(round)(const struct vnni_input *in, const float *x, uint32_t fi
             put_bias(info + VNNI_BIAS * width, sum[0] + sum[1]);
             put_bias(info + VNNI_BIAS_HALF * width, sum[0]);
             put_bias(info + (VNNI_BIAS_HALF + 1) * width, sum[1]);
+            const int16_t pair[2] = {(int16_t)sum[0], (int16_t)sum[1]};
+            memcpy(info + VNNI_PAIR * width, pair, sizeof pair);
             info[VNNI_SUM * width] = scale * (float)(sum[0] + sum[1]);
             info[VNNI_SUM_HALF * width] = scale * (float)sum[0];
             info[(VNNI_SUM_HALF + 1) * width] = scale * (float)sum[1];
@@ -123,12 +125,13 @@ struct group {
     VF minimum[2];
 };
 
-/* sum[t] += the group times token t < count (at most 4): q at [t][32], info with `stride` between its
- * rows. Several tokens, or the halves of one, keep independent additions in flight. */
+/* sum[t] += the group times token t < 4: q at [t][32], info with `stride` between its rows. Several
+ * tokens keep independent additions in flight. */
 INLINE void add_group(struct vnni_shape shape, const struct group *group, const int8_t *q,
-                      const float *info, size_t stride, uint32_t count, VF *sum)
+                      const float *info, size_t stride, VF *sum)
 {
-    const uint32_t is_split = shape.scales == 2 || count == 1;
+    enum { count = 4 };
+    const int is_split = shape.scales == 2;
     VI low[4], high[4];
     UNROLL for (uint32_t t = 0; t < count; t++)
     {
@@ -152,8 +155,6 @@ INLINE void add_group(struct vnni_shape shape, const struct group *group, const 
     UNROLL for (uint32_t t = 0; t < count; t++)
     {
         const float *of = info + t;
-        if (is_split && shape.scales == 1)
-            low[t] = vi_add32(low[t], high[t]);
         VF scaled = vf_mul(vf_from_32(low[t]), group->scale[0]);
         if (shape.scales == 2)
             scaled = vf_fma(vf_from_32(high[t]), group->scale[1], scaled);
@@ -174,6 +175,67 @@ INLINE struct vnni_shape shape_of(uint32_t type)
 
 /* ---- one token: codes are used as they are unpacked ---- */
 
+/* Where unsigned bytes are multiplied, codes keep the offset of their format and the sums begin at
+ * -offset * (sum of activations), which is the bias of 128 shifted down. */
+INLINE VI first_sum(uint32_t type, const float *bias)
+{
+    const int32_t offset = unpack_offset(type);
+    if (CODE_BIAS == 0 || offset == 0)
+        return vi_zero();
+    return vi_sar32(bias_of(bias), 7 - __builtin_ctz((unsigned)offset));
+}
+
+/* The integer sums of columns 0..15 and 16..31. */
+INLINE void dot_halves(uint32_t type, const VI w[8], const int8_t *q, const float *info, VI sum[2])
+{
+    sum[0] = first_sum(type, info + VNNI_BIAS_HALF);
+    sum[1] = first_sum(type, info + VNNI_BIAS_HALF + 1);
+    UNROLL for (int j = 0; j < 4; j++)
+    {
+        sum[0] = vi_dot(sum[0], w[j], q + 4 * j);
+        sum[1] = vi_dot(sum[1], w[j + 4], q + 16 + 4 * j);
+    }
+}
+
+/* y + one group of Q2_K or Q3_K: the sums of 16 fit int16, and so do their scales. */
+INLINE VF add_pair(uint32_t type, const uint8_t *cell, uint32_t g, int half, const int8_t *q,
+                   const float *info, VF y)
+{
+    VI w[8], sum[2], scale, minimum;
+    unpack_pair_codes(type, cell, g, half, CODE_BIAS == 0 ? unpack_offset(type) : 0, w);
+    unpack_pair_scales(type, cell, g, half, &scale, &minimum);
+    dot_halves(type, w, q, info, sum);
+    const VF total = vf_from_32(vi_dot16(vi_pair16(sum[0], sum[1]), scale));
+    const VF x_scale = vf_set(info[VNNI_SCALE]);
+    if (type == HAL_Q3_K)
+        return vf_fma(vf_mul(total, vf_from_f16(cell + 1728 + 16 * half)), x_scale, y);
+    int32_t sums;
+    memcpy(&sums, info + VNNI_PAIR, sizeof sums);
+    const VF least = vf_from_32(vi_dot16(minimum, vi_set32(sums)));
+    const VF d = vf_from_f16(cell + 1280 + 16 * half), dmin = vf_from_f16(cell + 1312 + 16 * half);
+    return vf_fma(vf_fnma(least, dmin, vf_mul(total, d)), x_scale, y);
+}
+
+/* y + one group of another type. */
+INLINE VF add_single(uint32_t type, const uint8_t *cell, uint32_t g, int half, const int8_t *q,
+                     const float *info, VF y)
+{
+    VI w[8], sum[2];
+    VF scale[2], minimum[2];
+    unpack_codes(type, cell, g, half, CODE_BIAS == 0 ? 0 : unpack_offset(type), w);
+    unpack_scales(type, cell, g, half, scale, minimum);
+    dot_halves(type, w, q, info, sum);
+    VF scaled;
+    if (unpack_scales_of(type) == 1)
+        scaled = vf_mul(vf_from_32(vi_add32(sum[0], sum[1])), scale[0]);
+    else
+        scaled = vf_fma(vf_from_32(sum[1]), scale[1], vf_mul(vf_from_32(sum[0]), scale[0]));
+    y = vf_fma(scaled, vf_set(info[VNNI_SCALE]), y);
+    if (unpack_minimums_of(type) == 1)
+        y = vf_fnma(minimum[0], vf_set(info[VNNI_SUM]), y);
+    return y;
+}
+
 INLINE void gemv_type(uint32_t type, const uint8_t *panel, const struct vnni_input *in,
                       struct vnni_output out)
 {
@@ -192,10 +254,10 @@ INLINE void gemv_type(uint32_t type, const uint8_t *panel, const struct vnni_inp
             const float *info = in->info + (size_t)(first + g) * VNNI_INFO;
             UNROLL for (int half = 0; half < HALVES; half++)
             {
-                struct group group;
-                unpack_codes(type, panel, g, half, CODE_BIAS, group.w);
-                unpack_scales(type, panel, g, half, group.scale, group.minimum);
-                add_group(shape_of(type), &group, in->q + 32 * (first + g), info, 1, 1, &sum[half]);
+                const int8_t *q = in->q + 32 * (first + g);
+                sum[half] = unpack_is_paired(type)
+                                ? add_pair(type, panel, g, half, q, info, sum[half])
+                                : add_single(type, panel, g, half, q, info, sum[half]);
             }
         }
     }
@@ -274,7 +336,7 @@ INLINE void gemm_tokens(struct vnni_shape shape, const uint8_t *unpacked,
         for (uint32_t m = 0; m < shape.minimums; m++)
             group.minimum[m] = vf_load(unpacked + 512 + 64 * (shape.scales + m));
         UNROLL for (uint32_t t = 0; t < count; t += 4)
-            add_group(shape, &group, q + 32 * t, info + t, width, 4, sum + t);
+            add_group(shape, &group, q + 32 * t, info + t, width, sum + t);
         q += 32 * width;
         info += VNNI_INFO * width;
         unpacked += vnni_group_bytes(shape);

@@ -50,6 +50,18 @@ INLINE VI vi_signed_bytes_to_32(const uint8_t *p)
 {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
 }
+INLINE VI vi_bytes_to_16(const uint8_t *p) /* two bytes of each lane, unsigned */
+{
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)p));
+}
+INLINE VI vi_sub16(VI a, VI b) { return _mm512_sub_epi16(a, b); }
+INLINE VI vi_dot16(VI a, VI b) { return _mm512_madd_epi16(a, b); } /* pairs of int16 */
+INLINE VI vi_pair16(VI low, VI high) /* the low halves of each lane */
+{
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, low, _mm512_slli_epi32(high, 16));
+}
+#define vi_shr32(a, n) _mm512_srli_epi32(a, (unsigned)(n))
+#define vi_sar32(a, n) _mm512_srai_epi32(a, (unsigned)(n))
 INLINE VF vf_load(const void *p) { return _mm512_loadu_ps(p); }
 INLINE void vf_store(void *p, VF a) { _mm512_storeu_ps(p, a); }
 INLINE VF vf_zero(void) { return _mm512_setzero_ps(); }
@@ -176,6 +188,18 @@ INLINE VI vi_signed_bytes_to_32(const uint8_t *p)
 {
     return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
 }
+INLINE VI vi_bytes_to_16(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+}
+INLINE VI vi_sub16(VI a, VI b) { return _mm256_sub_epi16(a, b); }
+INLINE VI vi_dot16(VI a, VI b) { return _mm256_madd_epi16(a, b); }
+INLINE VI vi_pair16(VI low, VI high)
+{
+    return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
+}
+#define vi_shr32(a, n) _mm256_srli_epi32(a, (int)(n))
+#define vi_sar32(a, n) _mm256_srai_epi32(a, (int)(n))
 INLINE VF vf_load(const void *p) { return _mm256_loadu_ps(p); }
 INLINE void vf_store(void *p, VF a) { _mm256_storeu_ps(p, a); }
 INLINE VF vf_zero(void) { return _mm256_setzero_ps(); }

@@ -2,7 +2,8 @@
  *
  * `type`, `g` and `bias` are constants at every call, so each use compiles to a few instructions. A
  * value is scale * (code - bias) - minimum. The scales of Q2_K and Q3_K, one for 16 columns, are
- * multiplied into the codes (at most 45, and -128..124), which leaves one F32 scale for 256 columns.
+ * multiplied into the codes (at most 45, and -128..124), which leaves one F32 scale for 256 columns;
+ * with one token, where unpacking is not shared, unpack_pair_* keep them apart as pairs of integers.
  */
 #ifndef VNNI_UNPACK_H
 #define VNNI_UNPACK_H
@@ -142,26 +143,34 @@ INLINE VI unpack_row_index(const uint8_t *p, uint32_t g, int j)
     return vi_or(vi_and(g % 4 == 0 ? v : vi_shr16(v, 2 * (g % 4)), vi_set8(3)), rows);
 }
 
+/* Scales (low nibbles) and minimums (high) of columns 0..15 and 16..31, two int16 to a lane. */
+INLINE VI unpack_q2_pair(const uint8_t *cell, uint32_t g, int half)
+{
+    return vi_bytes_to_16(cell + 1024 + 32 * g + 16 * half);
+}
+
 INLINE void unpack_q2(const uint8_t *cell, uint32_t g, int half, int32_t bias, VI w[8])
 {
+    const VI pair = unpack_q2_pair(cell - 32 * half, g, half);
     for (int b = 0; b < 2; b++) {
-        const uint8_t *packed = cell - 32 * half + 1024 + 16 * (2 * g + (uint32_t)b) + 8 * half;
-        const VI s = vi_and(vi_bytes_to_32(packed), vi_set32(15));
+        const VI s = vi_and(b == 0 ? pair : vi_shr32(pair, 16), vi_set32(15));
         const VI multiples = vi_mul32(s, vi_set32(0x03020100));
         for (int j = 4 * b; j < 4 * b + 4; j++)
             w[j] = vi_add8(vi_shuffle8(multiples, unpack_row_index(cell, g, j)), vi_set8(bias));
     }
 }
 
-/* The unsigned 6-bit scale of 16 columns b, in 0..63. */
-INLINE VI unpack_q3_scale(const uint8_t *packed, uint32_t b)
+/* The unsigned 6-bit scales of columns 0..15 and 16..31, two int16 to a lane. */
+INLINE VI unpack_q3_pair(const uint8_t *cell, uint32_t g, int half)
 {
-    const VI low = vi_bytes_to_32(packed + 16 * (b % 8));
-    const VI high = vi_bytes_to_32(packed + 16 * (8 + b % 4));
-    const VI four = vi_and(b < 8 ? low : vi_shr16(low, 4), vi_set32(15));
-    const VI two = vi_and(b / 4 < 2 ? vi_shl16(high, 4 - 2 * (int)(b / 4))
-                                    : vi_shr16(high, 2 * (int)(b / 4) - 4),
-                          vi_set32(48));
+    const uint8_t *packed = cell + 1536 + 16 * half;
+    const VI low = vi_bytes_to_16(packed + 32 * (g % 4));
+    const VI high = vi_bytes_to_16(packed + 32 * (4 + g % 2));
+    const VI nibble = vi_set32(0x000f000f), top = vi_set32(0x00300030);
+    const VI four = vi_and(g < 4 ? low : vi_shr16(low, 4), nibble);
+    const VI two = vi_and(g < 4 ? vi_shl16(high, 4 - 2 * (int)(g / 2))
+                                : vi_shr16(high, 2 * (int)(g / 2) - 4),
+                          top);
     return vi_or(four, two);
 }
 
@@ -169,8 +178,9 @@ INLINE VI unpack_q3_scale(const uint8_t *packed, uint32_t b)
  * bits of u, less 4 (s - 32) where its third bit is set. */
 INLINE void unpack_q3(const uint8_t *cell, uint32_t g, int half, int32_t bias, VI w[8])
 {
+    const VI pair = unpack_q3_pair(cell - 32 * half, g, half);
     for (int b = 0; b < 2; b++) {
-        const VI s = unpack_q3_scale(cell - 32 * half + 1536 + 8 * half, 2 * g + (uint32_t)b);
+        const VI s = b == 0 ? vi_and(pair, vi_set32(63)) : vi_shr32(pair, 16);
         const VI multiples =
             vi_add32(vi_mul32(s, vi_set32(0x01020304)), vi_set32(0x60402000));
         const VI four = vi_xor(vi_mul32(s, vi_set32(0x04040404)), vi_set8(-128));
@@ -263,7 +273,7 @@ INLINE void unpack_scales(uint32_t type, const uint8_t *cell, uint32_t g, int ha
     case HAL_Q2_K:
         scale[0] = vf_from_f16(halves + 1280);
         for (uint32_t b = 0; b < 2; b++) {
-            m = vi_shr16(vi_bytes_to_32(bytes + 1024 + 16 * (2 * g + b)), 4);
+            m = vi_and(vi_shr32(unpack_q2_pair(cell, g, half), 4 + 16 * b), vi_set32(15));
             minimum[b] = vf_mul(vf_from_f16(halves + 1312), vf_from_32(m));
         }
         break;
@@ -295,6 +305,63 @@ INLINE void unpack_scales(uint32_t type, const uint8_t *cell, uint32_t g, int ha
         break;
     default: scale[0] = vf_from_f16(halves + 512 + 32 * g); break; /* Q4_0, IQ4_NL */
     }
+}
+
+/* ---- one token ---- */
+
+/* Has a group two integer scales that stay apart? */
+INLINE int unpack_is_paired(uint32_t type)
+{
+    return type == HAL_Q2_K || type == HAL_Q3_K;
+}
+
+/* What is added to a level to make the code as it is stored. */
+INLINE int32_t unpack_offset(uint32_t type)
+{
+    switch (type) {
+    case HAL_Q4_0: return 8;
+    case HAL_Q5_0: return 16;
+    case HAL_Q6_K: return 32;
+    case HAL_Q3_K: return 4;
+    case HAL_Q4_1:
+    case HAL_Q5_1:
+    case HAL_Q2_K:
+    case HAL_Q4_K:
+    case HAL_Q5_K: return 0;
+    default: return 128;
+    }
+}
+
+/* Codes of Q2_K and Q3_K without their scales, in 0..3 and 0..7, less `less`. */
+INLINE void unpack_pair_codes(uint32_t type, const uint8_t *cell, uint32_t g, int half, int32_t less,
+                              VI w[8])
+{
+    const uint8_t *p = cell + 32 * half;
+    for (int j = 0; j < 8; j++) {
+        const VI v = vi_load(p + 512 * (g / 4) + 64 * j);
+        w[j] = vi_and(g % 4 == 0 ? v : vi_shr16(v, 2 * (g % 4)), vi_set8(3));
+        if (type == HAL_Q3_K) {
+            const VI high = vi_load(p + 1024 + 64 * j);
+            const VI at_two = g < 2 ? vi_shl16(high, 2 - (int)g) : vi_shr16(high, (int)g - 2);
+            w[j] = vi_or(w[j], vi_and(at_two, vi_set8(4)));
+        }
+        if (less != 0)
+            w[j] = vi_sub8(w[j], vi_set8(less));
+    }
+}
+
+/* Their integer scales and minimums, pairs of int16. */
+INLINE void unpack_pair_scales(uint32_t type, const uint8_t *cell, uint32_t g, int half, VI *scale,
+                               VI *minimum)
+{
+    if (type == HAL_Q3_K) {
+        *scale = vi_sub16(unpack_q3_pair(cell, g, half), vi_set32(0x00200020));
+        *minimum = vi_zero();
+        return;
+    }
+    const VI pair = unpack_q2_pair(cell, g, half);
+    *scale = vi_and(pair, vi_set32(0x000f000f));
+    *minimum = vi_shr16(pair, 4);
 }
 
 #endif
