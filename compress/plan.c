@@ -8,9 +8,19 @@ enum { BITS_ONE = 256 };
 
 void plan_close(struct plan *p)
 {
-    if (p)
+    if (p) {
         free(p->tensor);
+        prune_close(p->prune);
+    }
     free(p);
+}
+
+bool plan_is_reproducible(const struct plan *p)
+{
+    bool is_gptq = false;
+    for (uint32_t i = 0; i < p->tensors; i++)
+        is_gptq = is_gptq || p->tensor[i].method == RECIPE_GPTQ || p->tensor[i].method == RECIPE_GPTQ_AWQ;
+    return !is_gptq && !(p->prune && p->prune->is_recovered);
 }
 
 uint32_t plan_type_bits(uint32_t type)
@@ -306,6 +316,8 @@ enum err plan_make(const struct recipe *recipe, const struct gguf *base, const c
     enum err e = check_base(recipe, base_sha256, profile, f);
     if (e)
         return e;
+    if (recipe_prunes(&recipe->prune) && !gguf_find(base, "tare.pruned"))
+        return fault_set(f, ERR_UNSUPPORTED, "%s: the recipe prunes, this base has not been pruned", gguf_path(base));
     if (!(m.plan = calloc(1, sizeof *m.plan)))
         return ERR_MEMORY;
     struct plan *p = m.plan;

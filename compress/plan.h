@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "compress/profile.h"
+#include "compress/prune.h"
 #include "compress/recipe.h"
 
 struct engine;
@@ -47,6 +48,7 @@ struct plan {
     uint64_t seed;
     uint32_t trial_s;
     struct recipe_gates gates;
+    struct prune *prune; /* NULL: none; else the tensors are those of the pruned base (prune_file.h) */
     uint32_t tensors;
     struct plan_tensor *tensor; /* in the order of the base */
 };
@@ -72,7 +74,8 @@ NODISCARD enum err plan_errors_measure(const struct gguf *base, const struct pro
                                        struct plan_errors **out, struct fault *f);
 void plan_errors_close(struct plan_errors *e); /* NULL is allowed */
 
-/* Make a plan; the caller closes it. errors is needed by RECIPE_BPW only (ERR_ARGUMENT without);
+/* Make a plan; the caller closes it. With a recipe that prunes, base is the pruned one (prune_plan.h) and
+ * base_sha256 and base_bytes are of the whole. errors is needed by RECIPE_BPW only (ERR_ARGUMENT without);
  * profile may be NULL; base_sha256 is the hex digest of the base's file, device NULL: no limits.
  * Errors: ERR_UNSUPPORTED (does not fit the device, or a type it does not take), ERR_MISMATCH (recipe or
  * profile is for another base), ERR_ARGUMENT, ERR_MEMORY. */
@@ -82,6 +85,9 @@ NODISCARD enum err plan_make(const struct recipe *recipe, const struct gguf *bas
                              const struct plan_errors *errors, const struct plan_device *device,
                              struct plan **out, struct fault *f);
 void plan_close(struct plan *p); /* NULL is allowed */
+
+/* Are the variant's bytes the same on every machine? Not with gptq, nor with pruning that recovers. */
+bool plan_is_reproducible(const struct plan *p);
 
 /* Bytes of the tensors alone, and bits per weight of the whole variant. */
 uint64_t plan_tensor_bytes(const struct plan_tensor *t);

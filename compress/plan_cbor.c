@@ -21,7 +21,8 @@ enum key {
     SEED = 9,
     TRIAL = 10,
     GATES = 11,
-    TENSORS = 12
+    TENSORS = 12,
+    PRUNE = 13
 };
 
 enum { SCHEMA_NOW = 1, FIELDS = 7, WEIGHTED = 1, FALLBACK = 2 };
@@ -75,7 +76,7 @@ static uint64_t count_keys(const struct plan *p)
     return 2u + (p->name[0] != 0) + (p->base_sha256[0] != 0) + (p->base_bytes != 0) +
            (p->profile_sha256[0] != 0) + (p->variant_sha256[0] != 0) + (p->variant_bytes != 0) +
            (p->cache_type != 0) + (p->activation_bits != 0) + (p->seed != 0) + (p->trial_s != 0) +
-           (p->gates.present != 0);
+           (p->gates.present != 0) + (p->prune != NULL);
 }
 
 static bool is_digest(const char *hex)
@@ -111,6 +112,12 @@ enum err plan_encode(const struct plan *p, uint8_t *out, size_t capacity, size_t
     cbor_write_array(&w, p->tensors);
     for (uint32_t i = 0; i < p->tensors; i++)
         put_tensor(&w, &p->tensor[i]);
+    if (p->prune) {
+        cbor_write_key(&w, PRUNE);
+        enum err e = prune_encode(&w, p->prune);
+        if (e)
+            return e;
+    }
     return cbor_written(&w, bytes);
 }
 
@@ -227,6 +234,8 @@ static enum err get_field(struct cbor_reader *r, int64_t key, struct plan *p)
         return get_gates(r, &p->gates);
     case TENSORS:
         return get_tensors(r, p);
+    case PRUNE:
+        return prune_decode(r, &p->prune);
     }
     return ERR_UNSUPPORTED; /* it says how to derive: nothing of it may be passed over */
 }

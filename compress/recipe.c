@@ -288,7 +288,7 @@ static enum err parse_cache(struct recipe_yaml *y, int node, struct recipe *r)
     return e;
 }
 
-enum top { NAME, MODE, TYPE, BPW, METHOD, BASE, TENSORS, CALIBRATION, CACHE, ACTIVATIONS, SEED, GATES, ROLLOUT };
+enum top { NAME, MODE, TYPE, BPW, METHOD, BASE, TENSORS, CALIBRATION, CACHE, ACTIVATIONS, SEED, GATES, ROLLOUT, PRUNE };
 
 static enum err parse_top(struct recipe_yaml *y, const struct recipe_pair *pair, struct recipe *r)
 {
@@ -332,6 +332,8 @@ static enum err parse_top(struct recipe_yaml *y, const struct recipe_pair *pair,
         return parse_gates(y, v, r);
     case ROLLOUT:
         return parse_rollout(y, v, r);
+    case PRUNE:
+        return recipe_yaml_prune(y, v, &r->prune);
     }
     return ERR_ARGUMENT;
 }
@@ -341,7 +343,7 @@ enum err recipe_parse(const char *file, const char *text, size_t bytes, struct r
 {
     static const char *const names[] = {"name",        "mode",  "type",        "bpw",  "method",
                                         "base",        "tensors", "calibration", "cache", "activations",
-                                        "seed",        "gates", "rollout",     NULL};
+                                        "seed",        "gates", "rollout",     "prune", NULL};
     struct recipe_yaml *y = NULL;
     struct recipe *r = calloc(1, sizeof *r);
     struct recipe_pair pair;

@@ -12,6 +12,7 @@
  *   cache: f16                # q8_0, q4_0
  *   activations: 8            # 16: keep F32 weights' path; 8: the dynamic rounding of the plugins
  *   seed: 1
+ *   prune: {ffn: 20%, heads: 25%, by: wanda, recover: false} # or 20%: ffn and heads; also groups, layers, mask
  *   gates: {dppl_percent: 2, kld_mean: 0.05, top1: 0.9, decode_tok_s: 5, rss_mib: 400, ...}
  *   rollout: {stages: [10, 50, 100], threshold: 0.2, minimum_sample: 1, deadline_s: 600, trial_s: 30}
  *
@@ -88,6 +89,27 @@ struct recipe_text {
     char path[RECIPE_STRING_MAX];
 };
 
+/* How the parts that go are told from those that stay. */
+enum recipe_importance {
+    RECIPE_MAGNITUDE = 1, /* |W| */
+    RECIPE_WANDA = 2,     /* |W| * ||x||: needs a profile */
+    RECIPE_OUTPUT = 3     /* the error of what the part feeds, on calibration text */
+};
+
+/* Structured pruning: percent of each kind that goes, to the nearest step; 0: none. */
+struct recipe_prune {
+    double ffn;        /* channels, in every layer as many */
+    double heads;      /* query heads, of every KV group as many; whole groups where each has one */
+    double groups;     /* KV heads with their query heads */
+    double layers;
+    uint32_t by;       /* enum recipe_importance; 0: the best that profile and texts allow */
+    uint32_t multiple; /* kept channels are a multiple of it; 0: 256 where that is near, else 32 */
+    bool is_recovered; /* what stays is solved again by least squares on calibration text */
+    /* unstructured: weights become 0, no file is smaller for it */
+    double mask;                   /* percent of every row, or */
+    uint32_t mask_keep, mask_of;   /* n of every m neighbours stay; m 0: none */
+};
+
 struct recipe_rollout {
     uint32_t stages;
     double stage_percent[RECIPE_STAGES_MAX]; /* ascending, the last one 100 */
@@ -116,6 +138,7 @@ struct recipe {
     uint32_t cache_type;      /* HAL_F16, HAL_Q8_0 or HAL_Q4_0 */
     uint32_t activation_bits; /* 8 or 16 */
     uint64_t seed;
+    struct recipe_prune prune;
     struct recipe_gates gates;
     struct recipe_rollout rollout;
 };
@@ -138,6 +161,16 @@ const char *recipe_method_name(uint32_t method);
 uint32_t recipe_method_parse(const char *name);
 const char *recipe_goal_name(uint32_t goal);
 const char *recipe_gate_name(uint32_t gate);
+
+/* "20%" (ffn and heads), or "ffn=20%,heads=25%,groups=50%,layers=10%": sets these four of out.
+ * Errors: ERR_ARGUMENT, what was expected is in f. */
+NODISCARD enum err recipe_prune_parse(const char *text, struct recipe_prune *out, struct fault *f);
+/* "50%" or "2:4" (two of four stay). Errors as above. */
+NODISCARD enum err recipe_mask_parse(const char *text, struct recipe_prune *out, struct fault *f);
+const char *recipe_importance_name(uint32_t by);
+/* 0 for an unknown name. */
+uint32_t recipe_importance_parse(const char *name);
+bool recipe_prunes(const struct recipe_prune *p); /* anything at all, masks included */
 
 /* true when the limit is a lower one (top1, *_tok_s) */
 bool recipe_gate_is_minimum(uint32_t gate);

@@ -83,6 +83,31 @@ static void put_calibration(struct page *p, const struct recipe *r)
     }
 }
 
+static void put_percent(struct page *p, const char *name, double percent)
+{
+    if (percent > 0)
+        put(p, "  %s: %.17g\n", name, percent);
+}
+
+static void put_prune(struct page *p, const struct recipe_prune *o)
+{
+    if (!recipe_prunes(o))
+        return;
+    put(p, "prune:\n");
+    put_percent(p, "ffn", o->ffn);
+    put_percent(p, "heads", o->heads);
+    put_percent(p, "groups", o->groups);
+    put_percent(p, "layers", o->layers);
+    if (o->by)
+        put(p, "  by: %s\n", recipe_importance_name(o->by));
+    if (o->multiple)
+        put(p, "  multiple: %u\n", o->multiple);
+    put(p, "  recover: %s\n", o->is_recovered ? "true" : "false");
+    if (o->mask_of)
+        put(p, "  mask: \"%u:%u\"\n", o->mask_keep, o->mask_of);
+    put_percent(p, "mask", o->mask);
+}
+
 static void put_gates(struct page *p, const struct recipe_gates *g)
 {
     put(p, g->present ? "gates:\n" : "");
@@ -116,6 +141,7 @@ enum err recipe_print(const struct recipe *r, char *out, size_t capacity)
     put_calibration(&p, r);
     put(&p, "cache: %s\nactivations: %u\nseed: %" PRIu64 "\n", type_name(r->cache_type),
         r->activation_bits, r->seed);
+    put_prune(&p, &r->prune);
     put_gates(&p, &r->gates);
     put_rollout(&p, &r->rollout);
     return p.used < capacity ? ERR_NONE : ERR_FULL;

@@ -51,6 +51,10 @@ NODISCARD enum err recipe_yaml_whole(struct recipe_yaml *y, int node, const char
 NODISCARD enum err recipe_yaml_flag(struct recipe_yaml *y, int node, const char *what, bool *out);
 NODISCARD enum err recipe_yaml_type(struct recipe_yaml *y, int node, uint32_t *out);
 
+/* The value of `prune`: a scalar as recipe_prune_parse takes it, or a mapping (recipe_prune.c). */
+struct recipe_prune;
+NODISCARD enum err recipe_yaml_prune(struct recipe_yaml *y, int node, struct recipe_prune *out);
+
 /* Fill the fault with FILE:LINE: and the text; always ERR_FORMAT. */
 enum err recipe_yaml_fault(struct recipe_yaml *y, int node, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -236,20 +236,12 @@ static bool read_prediction(const char *path, struct plan *plan)
     return is_ok;
 }
 
-static bool is_reproducible(const struct plan *plan)
-{
-    for (uint32_t i = 0; i < plan->tensors; i++)
-        if (plan->tensor[i].method == RECIPE_GPTQ || plan->tensor[i].method == RECIPE_GPTQ_AWQ)
-            return false;
-    return true;
-}
-
 static enum err predict(struct prepare *p, struct plan *plan)
 {
     char known[PREPARE_PATH], variant[PREPARE_PATH], line[120];
     struct quantise_result made = {0};
     struct fault f = {""};
-    if (!is_reproducible(plan))
+    if (!plan_is_reproducible(plan))
         return ERR_NONE;
     enum err e = prediction_path(p, plan, known);
     if (e || read_prediction(known, plan))
