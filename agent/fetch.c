@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "agent/log.h"
+#include "compress/digest.h"
 #include "protocol/hex.h"
 
 enum { TRIES_MAX = 5, CONNECT_S = 15, SLOW_BYTES_S = 1, SLOW_S = 30, WAIT_MS = 500, BUFFER = 1 << 16 };
@@ -28,23 +29,24 @@ struct fetch {
     char part[1024];
     uint64_t bytes, have;
     uint8_t digest[32];
-    crypto_hash_sha256_state hash;
+    struct digest hash;
     int fd;
     long status;       /* of the answer that is being read */
     bool is_too_long, is_disk_broken;
     char why[WORKER_WHY];
 };
 
-static bool hash_file(int fd, uint64_t limit, crypto_hash_sha256_state *hash, uint64_t *have, struct worker_self *w)
+static bool hash_file(int fd, uint64_t limit, struct digest *hash, uint64_t *have, struct worker_self *w)
 {
     uint8_t *buffer = malloc(BUFFER);
     ssize_t n = -1;
-    if (!buffer)
+    if (!buffer || digest_start(hash)) {
+        free(buffer);
         return false;
-    crypto_hash_sha256_init(hash);
+    }
     *have = 0;
     while ((n = pread(fd, buffer, BUFFER, (off_t)*have)) > 0) {
-        crypto_hash_sha256_update(hash, buffer, (unsigned long long)n);
+        digest_add(hash, buffer, (size_t)n);
         *have += (uint64_t)n;
         worker_beat(w, *have, limit);
     }
@@ -55,8 +57,7 @@ static bool hash_file(int fd, uint64_t limit, crypto_hash_sha256_state *hash, ui
 static bool start_over(struct fetch *f)
 {
     f->have = 0;
-    crypto_hash_sha256_init(&f->hash);
-    return ftruncate(f->fd, 0) == 0 && lseek(f->fd, 0, SEEK_SET) == 0;
+    return !digest_start(&f->hash) && ftruncate(f->fd, 0) == 0 && lseek(f->fd, 0, SEEK_SET) == 0;
 }
 
 static size_t on_header(char *line, size_t size, size_t count, void *context)
@@ -96,7 +97,7 @@ static size_t on_body(char *data, size_t size, size_t count, void *context)
         }
         done += (size_t)n;
     }
-    crypto_hash_sha256_update(&f->hash, (const uint8_t *)data, bytes);
+    digest_add(&f->hash, data, bytes);
     f->have += bytes;
     worker_beat(f->w, f->have, f->bytes);
     return bytes;
@@ -196,7 +197,9 @@ static enum err settle(struct fetch *f)
 {
     uint8_t digest[32];
     char folder[1024];
-    crypto_hash_sha256_final(&f->hash, digest);
+    enum err e = digest_finish(&f->hash, digest);
+    if (e)
+        return e;
     if (memcmp(digest, f->digest, 32) != 0) {
         snprintf(f->why, sizeof f->why, "%.150s: another digest than the plan says", f->path);
         unlink(f->part);
@@ -256,6 +259,7 @@ void worker_fetch(struct worker_self *w, const struct wire *m)
         wire_text(m, WIRE_K_CA, ca, sizeof ca) && curl_global_init(CURL_GLOBAL_DEFAULT) == 0) {
         snprintf(f.part, sizeof f.part, "%s.part", path);
         e = run(&f, url, ca);
+        digest_stop(&f.hash);
         if (f.fd >= 0)
             close(f.fd);
         curl_global_cleanup();
@@ -282,9 +286,11 @@ void worker_verify(struct worker_self *w, const struct wire *m)
         } else if (!hash_file(f.fd, f.bytes, &f.hash, &f.have, w)) {
             e = ERR_IO;
         } else {
-            crypto_hash_sha256_final(&f.hash, digest);
-            e = f.have == f.bytes && memcmp(digest, f.digest, 32) == 0 ? ERR_NONE : ERR_MISMATCH;
+            e = digest_finish(&f.hash, digest);
+            if (!e && (f.have != f.bytes || memcmp(digest, f.digest, 32) != 0))
+                e = ERR_MISMATCH;
         }
+        digest_stop(&f.hash);
         if (f.fd >= 0)
             close(f.fd);
     }

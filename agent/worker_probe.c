@@ -2,33 +2,24 @@
  * know. */
 #include "agent/worker_parts.h"
 
-#include <fcntl.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "agent/agent.h"
+#include "compress/digest.h"
 #include "hal/device.h"
 #include "hal/select.h"
+#include "protocol/hex.h"
 #include "protocol/message.h"
 
 enum { MEASURE_MS = 200, BIRTH_BYTES = 32 << 10 };
 
 static void digest_of(const char *file, uint8_t digest[32])
 {
-    crypto_hash_sha256_state hash;
-    uint8_t buffer[1 << 14];
-    ssize_t n = -1;
-    int fd = file[0] ? open(file, O_RDONLY | O_CLOEXEC) : -1;
-    if (fd < 0)
-        return;
-    crypto_hash_sha256_init(&hash);
-    while ((n = read(fd, buffer, sizeof buffer)) > 0)
-        crypto_hash_sha256_update(&hash, buffer, (unsigned long long)n);
-    if (n == 0)
-        crypto_hash_sha256_final(&hash, digest);
-    close(fd);
+    char hex[DIGEST_HEX];
+    if (!file[0] || digest_file(file, hex, NULL) || hex_decode(hex, DIGEST_HEX - 1, digest, DIGEST_BYTES))
+        memset(digest, 0, DIGEST_BYTES);
 }
 
 static void set_text(char *out, size_t capacity, const char *text)

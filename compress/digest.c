@@ -1,78 +1,67 @@
 #include "compress/digest.h"
 
-#include <assert.h>
+#include <errno.h>
 #include <fcntl.h>
-#include <sodium.h>
+#include <openssl/evp.h>
+#include <stdbool.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
+
+#include "protocol/hex.h"
 
 enum { PIECE = 1 << 18 };
 
-static_assert(sizeof(crypto_hash_sha256_state) <= sizeof(struct digest), "room for the state");
-
-/* The state is copied in and out, so that struct digest needs no alignment of the library's. */
-static void load(const struct digest *d, crypto_hash_sha256_state *s)
+enum err digest_start(struct digest *d)
 {
-    memcpy(s, d->state, sizeof *s);
-}
-
-static void keep(struct digest *d, const crypto_hash_sha256_state *s)
-{
-    memcpy(d->state, s, sizeof *s);
-}
-
-void digest_start(struct digest *d)
-{
-    crypto_hash_sha256_state s;
-    crypto_hash_sha256_init(&s);
-    keep(d, &s);
+    if (!d->context)
+        d->context = EVP_MD_CTX_new();
+    return d->context && EVP_DigestInit_ex(d->context, EVP_sha256(), NULL) == 1 ? ERR_NONE : ERR_MEMORY;
 }
 
 void digest_add(struct digest *d, const void *bytes, size_t size)
 {
-    crypto_hash_sha256_state s;
-    load(d, &s);
-    crypto_hash_sha256_update(&s, bytes, size);
-    keep(d, &s);
+    if (d->context && EVP_DigestUpdate(d->context, bytes, size) != 1)
+        digest_stop(d); /* the end tells */
 }
 
-void digest_finish(struct digest *d, char hex[DIGEST_HEX])
+enum err digest_finish(struct digest *d, uint8_t hash[DIGEST_BYTES])
 {
-    crypto_hash_sha256_state s;
-    uint8_t hash[crypto_hash_sha256_BYTES];
-    load(d, &s);
-    crypto_hash_sha256_final(&s, hash);
-    sodium_bin2hex(hex, DIGEST_HEX, hash, sizeof hash);
+    const bool ok = d->context && EVP_DigestFinal_ex(d->context, hash, NULL) == 1;
+    digest_stop(d);
+    return ok ? ERR_NONE : ERR_MEMORY;
+}
+
+void digest_stop(struct digest *d)
+{
+    EVP_MD_CTX_free(d->context);
+    d->context = NULL;
 }
 
 enum err digest_file(const char *path, char hex[DIGEST_HEX], uint64_t *bytes)
 {
-    enum err e = ERR_NONE;
+    uint8_t hash[DIGEST_BYTES];
     uint64_t total = 0;
-    struct digest d;
+    struct digest d = {NULL};
     char *piece = malloc(PIECE);
     const int in = open(path, O_RDONLY | O_CLOEXEC);
-    if (in < 0 || !piece) {
-        e = in < 0 ? ERR_IO : ERR_MEMORY;
-        goto out;
-    }
-    digest_start(&d);
-    for (;;) {
+    enum err e = in < 0 ? ERR_IO : !piece ? ERR_MEMORY : digest_start(&d);
+    while (!e) {
         const ssize_t n = read(in, piece, PIECE);
-        if (n < 0) {
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
             e = ERR_IO;
-            goto out;
-        }
-        if (n == 0)
+        if (n <= 0)
             break;
         digest_add(&d, piece, (size_t)n);
         total += (uint64_t)n;
     }
-    digest_finish(&d, hex);
-    if (bytes)
-        *bytes = total;
-out:
+    if (!e && !(e = digest_finish(&d, hash))) {
+        hex_encode(hash, sizeof hash, hex);
+        if (bytes)
+            *bytes = total;
+    }
+    digest_stop(&d);
     if (in >= 0)
         close(in);
     free(piece);

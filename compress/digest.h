@@ -1,5 +1,6 @@
-/* digest.h: SHA-256 of files, the name of a base and of a variant: what model hubs show.
+/* digest.h: SHA-256 (FIPS 180-4) of files, the name of a base and of a variant: what model hubs show.
  *
+ * By OpenSSL's libcrypto, which uses the processor's SHA instructions: a file is hashed at the speed of its disk.
  * Any thread, one caller per struct digest.
  */
 #ifndef DIGEST_H
@@ -10,17 +11,21 @@
 
 #include "protocol/err.h"
 
-enum { DIGEST_HEX = 65 }; /* 64 lower-case hex digits and a terminator */
+enum { DIGEST_BYTES = 32, DIGEST_HEX = 65 }; /* 64 lower-case hex digits and a terminator */
 
 struct digest {
-    uint8_t state[128]; /* the library's own, opaque */
+    void *context; /* the library's; NULL: not started */
 };
 
-void digest_start(struct digest *d);
+/* Starts, or starts again. Errors: ERR_MEMORY. */
+NODISCARD enum err digest_start(struct digest *d);
 void digest_add(struct digest *d, const void *bytes, size_t size);
-void digest_finish(struct digest *d, char hex[DIGEST_HEX]);
+/* The hash of all that was added, and the end of d. Errors: ERR_MEMORY (also: never started). */
+NODISCARD enum err digest_finish(struct digest *d, uint8_t hash[DIGEST_BYTES]);
+/* The end of d without a result; harmless on a zeroed or finished one. */
+void digest_stop(struct digest *d);
 
-/* Errors: ERR_IO. bytes gets the size of the file, NULL: not wanted. */
+/* Errors: ERR_IO, ERR_MEMORY. bytes gets the size of the file, NULL: not wanted. */
 NODISCARD enum err digest_file(const char *path, char hex[DIGEST_HEX], uint64_t *bytes);
 
 #endif

@@ -10,6 +10,7 @@
 #include "compress/quantise_file.h"
 #include "hal/block.h"
 #include "hal/engine.h"
+#include "protocol/hex.h"
 
 enum {
     MEMORY_DEFAULT = 64 << 20,
@@ -280,12 +281,12 @@ static enum err check_options(const struct work *w)
 /* What a kept part must have been made of to be continued: plan and weights. */
 static enum err identify(const struct work *w, char identity[DIGEST_HEX])
 {
-    struct digest d;
+    struct digest d = {NULL};
+    uint8_t hash[DIGEST_BYTES];
     size_t bytes = 0;
     uint8_t *wire = malloc(PLAN_BYTES_MAX);
     enum err e = wire ? plan_encode(w->plan, wire, PLAN_BYTES_MAX, &bytes) : ERR_MEMORY;
-    if (!e) {
-        digest_start(&d);
+    if (!e && !(e = digest_start(&d))) {
         digest_add(&d, wire, bytes);
         for (uint32_t i = 0; i < w->plan->tensors; i++) {
             const struct plan_tensor *t = &w->plan->tensor[i];
@@ -297,7 +298,8 @@ static enum err identify(const struct work *w, char identity[DIGEST_HEX])
                 digest_add(&d, w->h, t->cols * sizeof *w->h);
             }
         }
-        digest_finish(&d, identity);
+        if (!(e = digest_finish(&d, hash)))
+            hex_encode(hash, sizeof hash, identity);
     }
     free(wire);
     return e;

@@ -12,6 +12,7 @@
 
 #include "compress/plan_internal.h"
 #include "compress/quantise.h"
+#include "protocol/hex.h"
 
 enum { PIECE = 1 << 18, PATH_BYTES = 4096, SYNC_BYTES = 256 << 20, SYNC_S = 5 };
 
@@ -84,8 +85,10 @@ static enum err follower_open(const char *path, struct follower **out)
         return ERR_MEMORY;
     pthread_mutex_init(&o->lock, NULL);
     pthread_cond_init(&o->more, NULL);
-    digest_start(&o->digest);
     *out = o;
+    enum err e = digest_start(&o->digest);
+    if (e)
+        return e;
     if ((o->fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
         return ERR_IO;
     if (pthread_create(&o->thread, NULL, follow, o))
@@ -111,6 +114,7 @@ static void follower_close(struct follower *o)
     (void)follower_end(o); /* an error no longer matters */
     if (o->fd >= 0)
         close(o->fd);
+    digest_stop(&o->digest);
     pthread_cond_destroy(&o->more);
     pthread_mutex_destroy(&o->lock);
     free(o);
@@ -248,12 +252,15 @@ enum err quantise_file_checkpoint(struct quantise_file *q, uint32_t tensors)
 enum err quantise_file_commit(struct quantise_file *q, const char *expected, char sha256[DIGEST_HEX],
                               uint64_t *bytes, struct fault *f)
 {
+    uint8_t hash[DIGEST_BYTES];
     enum err e = note_size(q);
     if (!e)
         e = follower_end(q->follower);
     if (e)
         return fault_set(f, e, "%s: %s", q->part, strerror(errno));
-    digest_finish(&q->follower->digest, sha256);
+    if ((e = digest_finish(&q->follower->digest, hash)))
+        return e;
+    hex_encode(hash, sizeof hash, sha256);
     *bytes = q->written;
     if (expected[0] && strcmp(expected, sha256) != 0) {
         unlink(q->state);

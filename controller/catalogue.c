@@ -3,50 +3,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "compress/digest.h"
 #include "controller/doc.h"
 #include "model/gguf.h"
-#include "protocol/hex.h"
 #include "protocol/text.h"
 
-enum { READ_BYTES = 1 << 20, SNIFF_BYTES = 4096, TEXT_MAX = 64 << 20 };
-
-enum err catalogue_digest(const char *path, char out[65], uint64_t *bytes)
-{
-    uint8_t hash[crypto_hash_sha256_BYTES];
-    crypto_hash_sha256_state state;
-    uint8_t *buffer = malloc(READ_BYTES);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    enum err e = !buffer ? ERR_MEMORY : fd < 0 ? ERR_IO : ERR_NONE;
-    uint64_t total = 0;
-    crypto_hash_sha256_init(&state);
-    while (!e) {
-        ssize_t n = read(fd, buffer, READ_BYTES);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            e = ERR_IO;
-        if (n <= 0)
-            break;
-        crypto_hash_sha256_update(&state, buffer, (unsigned long long)n);
-        total += (uint64_t)n;
-    }
-    crypto_hash_sha256_final(&state, hash);
-    if (!e) {
-        hex_encode(hash, sizeof hash, out);
-        *bytes = total;
-    }
-    if (fd >= 0)
-        close(fd);
-    free(buffer);
-    return e;
-}
+enum { SNIFF_BYTES = 4096, TEXT_MAX = 64 << 20 };
 
 static void put_text(json_t *doc, const char *key, const struct gguf *g, const char *from)
 {
@@ -155,7 +123,7 @@ enum err catalogue_examine(const char *path, const char *name, const char *kind,
         snprintf(why, CATALOGUE_WHY, "path and name must be UTF-8");
         return ERR_FORMAT;
     }
-    e = catalogue_digest(path, digest, &bytes);
+    e = digest_file(path, digest, &bytes);
     if (!e) {
         doc_set_text(doc, "digest", digest);
         doc_set_int(doc, "bytes", (int64_t)bytes);

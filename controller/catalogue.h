@@ -28,7 +28,4 @@ NODISCARD enum err catalogue_find(struct registry_txn *t, const char *kind, cons
 NODISCARD enum err catalogue_path(const struct controller *c, const char *sha256,
                                   char out[CONTROLLER_PATH]);
 
-/* SHA-256 of a whole file as 64 hex digits. Errors: ERR_IO. */
-NODISCARD enum err catalogue_digest(const char *path, char out[65], uint64_t *bytes);
-
 #endif

@@ -29,6 +29,7 @@ function(tare_library name header lib package)
 endfunction()
 
 tare_library(sodium sodium.h sodium libsodium-dev)
+tare_library(crypto openssl/evp.h crypto libssl-dev)
 tare_library(cbor cbor.h cbor libcbor-dev)
 tare_library(paho MQTTAsync.h paho-mqtt3as libpaho-mqtt-dev)
 tare_library(lmdb lmdb.h lmdb liblmdb-dev)
