@@ -24,12 +24,13 @@ struct quantize_settings {
     double bpw;
     const char *plan;
     const char *method;
+    const char *scheme;
     const char *profile;
     struct cli_list texts;
     int64_t tokens;
     int64_t memory;
     const char *report;
-    bool dry_run, measure;
+    bool dry_run, measure, export;
 };
 
 static const struct cli_option options[] = {
@@ -44,7 +45,11 @@ static const struct cli_option options[] = {
     {.name = "plan", .kind = CLI_TEXT, .value = "RECIPE.yaml", .offset = offsetof(struct quantize_settings, plan),
      .help = "a recipe; the options above replace what it says"},
     {.name = "method", .kind = CLI_TEXT, .value = "METHOD", .offset = offsetof(struct quantize_settings, method),
-     .help = "rtn, search, awq, gptq or gptq+awq (default search)"},
+     .help = "rtn, search, awq, gptq, gptq+awq or cascade (default search)"},
+    {.name = "scheme", .kind = CLI_TEXT, .value = "\"WORDS\"", .offset = offsetof(struct quantize_settings, scheme),
+     .help = "a plain grid for every weight, as below: \"4 affine 64\""},
+    {.name = "export", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, export),
+     .help = "NF4, which only tare reads, becomes IQ4_NL; the rest stays"},
     {.name = "profile", .kind = CLI_TEXT, .value = "PROFILE.gguf",
      .offset = offsetof(struct quantize_settings, profile), .help = "activation statistics: ours or an imatrix"},
     {.name = "text", .kind = CLI_LIST, .value = "FILE", .is_greedy = true,
@@ -91,8 +96,9 @@ static int take_recipe(struct job *j)
     const struct quantize_settings *s = j->settings;
     struct recipe *r = &j->recipe;
     recipe_default(r);
-    if ((s->mode >= 0) + (s->type != NULL) + (s->bpw > 0) > 1)
-        return cli_fail(j->call, CLI_USAGE, NULL, NULL, "expected only one of --mode, --type and --bpw");
+    if ((s->mode >= 0) + (s->type != NULL) + (s->bpw > 0) + (s->scheme != NULL) + s->export > 1)
+        return cli_fail(j->call, CLI_USAGE, NULL, NULL,
+                        "expected only one of --mode, --type, --bpw, --scheme and --export");
     if (s->plan) {
         const enum err e = recipe_load(s->plan, r, &j->fault);
         if (e)
@@ -111,9 +117,17 @@ static int take_recipe(struct job *j)
         r->goal = RECIPE_TYPE;
         r->type = t->type;
     }
-    if (s->method && (r->method = recipe_method_parse(s->method)) == RECIPE_UNSET)
-        return cli_fail(j->call, CLI_USAGE, NULL, "--method", "'%s': expected rtn, search, awq, gptq or gptq+awq",
-                        s->method);
+    if (s->export)
+        r->goal = RECIPE_EXPORT;
+    if (s->method && (r->method = recipe_method_parse(s->method)) >= RECIPE_SCHEME)
+        return cli_fail(j->call, CLI_USAGE, NULL, "--method",
+                        "'%s': expected rtn, search, awq, gptq, gptq+awq or cascade", s->method);
+    if (s->scheme) {
+        if (s->method || scheme_parse(s->scheme, &r->scheme, &j->fault))
+            return cli_fail(j->call, CLI_USAGE, NULL, "--scheme", "%s",
+                            j->fault.text[0] ? j->fault.text : "is a method: expected no --method beside it");
+        r->method = RECIPE_SCHEME;
+    }
     if (s->profile)
         snprintf(r->profile, sizeof r->profile, "%s", s->profile);
     if (s->texts.count > RECIPE_TEXTS_MAX)
@@ -179,6 +193,7 @@ static int make_plan(struct job *j)
 {
     const char *path = j->call->operand[0];
     const struct recipe *r = &j->recipe;
+    const struct plan_device device = {.has_nf4 = j->engine->caps.types >> HAL_NF4 & 1};
     enum err e = ERR_NONE;
     if (r->goal == RECIPE_BPW) {
         struct progress progress;
@@ -191,7 +206,7 @@ static int make_plan(struct job *j)
         fault_set(&j->fault, e, "%s: cannot be read", path);
     if (!e)
         e = plan_make(r, j->base, j->base_sha256, gguf_bytes(j->base), j->profile,
-                      j->profile_sha256[0] ? j->profile_sha256 : NULL, j->errors, NULL, &j->plan, &j->fault);
+                      j->profile_sha256[0] ? j->profile_sha256 : NULL, j->errors, &device, &j->plan, &j->fault);
     return e ? fail(j, e) : CLI_DONE;
 }
 
@@ -221,6 +236,29 @@ static double parameters(const struct plan *p)
     return values;
 }
 
+/* What the scheme's own container would take: the weights it holds, and the rest as it is. */
+static void answer_scheme(struct job *j, json_t *doc)
+{
+    char words[SCHEME_TEXT_MAX], size[32];
+    double bytes = 0;
+    uint32_t held = 0;
+    if (j->plan->scheme.bits == 0)
+        return;
+    for (uint32_t i = 0; i < j->plan->tensors; i++) {
+        const struct plan_tensor *t = &j->plan->tensor[i];
+        const bool is_scheme = t->method == RECIPE_SCHEME;
+        bytes += (double)(is_scheme ? scheme_bytes(&j->plan->scheme, t->rows, t->cols) : plan_tensor_bytes(t));
+        held += is_scheme && block_type(t->type)->codes > 0;
+    }
+    scheme_print(&j->plan->scheme, words);
+    json_object_set_new(doc, "scheme", json_string(words));
+    json_object_set_new(doc, "scheme_tensor_bytes", json_real(bytes));
+    json_object_set_new(doc, "scheme_bpw", json_real(8 * bytes / parameters(j->plan)));
+    cli_print(j->call, "scheme %s: its own container would hold the tensors in %s, %.3f bits per weight%s\n", words,
+              cli_bytes(bytes, size), 8 * bytes / parameters(j->plan),
+              held ? "" : "; simulated: this file holds its values as floats");
+}
+
 static int answer(struct job *j, const struct quantise_result *r)
 {
     char size[32], base_size[32];
@@ -246,6 +284,7 @@ static int answer(struct job *j, const struct quantise_result *r)
     cli_print(j->call, "%s: %s of %s, %.3f bits per weight, %.2f x smaller than FP32, %.2f x than FP16\n",
               j->settings->out, cli_bytes((double)j->plan->variant_bytes, size),
               cli_bytes((double)j->plan->base_bytes, base_size), bpw, 32 / bpw, 16 / bpw);
+    answer_scheme(j, doc);
     for (uint32_t i = 0; !r && i < j->plan->tensors; i++)
         cli_print(j->call, "  %-32s %-6s %s%s\n", j->plan->tensor[i].name, block_type(j->plan->tensor[i].type)->name,
                   recipe_method_name(j->plan->tensor[i].method), j->plan->tensor[i].is_fallback ? " (fallback)" : "");
@@ -325,8 +364,14 @@ const struct cli_verb cli_quantize = {
     .operands_min = 1,
     .operands_max = 1,
     .summary = "derive a variant of a base",
-    .text = "Types: F16 BF16 Q8_0 Q6_K Q5_K Q5_1 Q5_0 Q4_K Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K Q2_K. A run that was\n"
-            "stopped continues where it was when it is started again with the same options.",
+    .text = "Types: F16 BF16 Q8_0 Q6_K Q5_K Q5_1 Q5_0 Q4_K Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K Q2_K, and NF4, which only\n"
+            "tare reads (--export). A run that was stopped continues where it was when it is started again with\n"
+            "the same options.\n\n"
+            "Method cascade searches on what Q8_0 keeps of the base: what comes of a base that is Q8_0 itself.\n\n"
+            "A scheme is words in any order: bits 2 to 8; symmetric, power-of-two, asymmetric or affine; values\n"
+            "per scale 16, 32, 64, 128, 256, channel or tensor; range minmax, percentile[=99.9], mse or entropy;\n"
+            "auto, f16 or f32. auto stores it in a block type that holds it exactly (Q4_0 Q5_0 Q8_0 Q4_1 Q5_1),\n"
+            "else as F32: then it is simulated, and the size that is printed for it is a prediction.",
     .options = options,
     .shared = CLI_ENGINE | CLI_OUTPUT,
     .settings_bytes = sizeof(struct quantize_settings),

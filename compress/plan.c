@@ -42,6 +42,11 @@ uint32_t plan_type_for(uint32_t type, uint32_t cols)
     return HAL_F16;
 }
 
+uint32_t plan_stock_type(uint32_t type)
+{
+    return type == HAL_NF4 ? HAL_IQ4_NL : type;
+}
+
 uint64_t plan_tensor_bytes(const struct plan_tensor *t)
 {
     return (uint64_t)t->rows * block_row_bytes(t->type, t->cols);
@@ -128,6 +133,10 @@ uint64_t plan_file_bytes(const struct plan *p, const struct gguf *base)
 void plan_settle(struct plan_tensor *t, uint32_t role, const struct profile *profile)
 {
     const struct block_type *type = block_type(t->type);
+    if (t->method == RECIPE_SCHEME) {
+        t->is_weighted = false;
+        return;
+    }
     if (t->type == t->from || !type || type->codes == 0)
         t->method = RECIPE_KEEP;
     const struct profile_entry *entry = profile ? profile_find(profile, t->name) : NULL;
@@ -136,8 +145,9 @@ void plan_settle(struct plan_tensor *t, uint32_t role, const struct profile *pro
     t->is_weighted = is_known && role != PLAN_HEAD && t->method != RECIPE_KEEP && t->method != RECIPE_RTN;
     if (!t->is_weighted && (t->method == RECIPE_AWQ || t->method == RECIPE_GPTQ_AWQ))
         t->method = t->method == RECIPE_AWQ ? RECIPE_SEARCH : RECIPE_GPTQ;
-    if (role == PLAN_HEAD || role == PLAN_EMBEDDING)
-        t->method = t->method == RECIPE_KEEP || t->method == RECIPE_RTN ? t->method : RECIPE_SEARCH;
+    const bool is_plain = t->method == RECIPE_KEEP || t->method == RECIPE_RTN || t->method == RECIPE_CASCADE;
+    if ((role == PLAN_HEAD || role == PLAN_EMBEDDING) && !is_plain)
+        t->method = RECIPE_SEARCH;
 }
 
 /* The wanted type of a tensor when the recipe says only a mode. */
@@ -189,6 +199,24 @@ struct making {
     struct fault *fault;
 };
 
+/* A scheme says its own type; what is never quantised stays. */
+static enum err decide_scheme(struct making *m, uint32_t i, uint32_t role)
+{
+    struct plan_tensor *t = &m->plan->tensor[i];
+    m->is_free[i] = false;
+    t->type = t->from;
+    if (role == PLAN_FIXED) {
+        t->method = RECIPE_KEEP;
+        return ERR_NONE;
+    }
+    m->plan->scheme = m->recipe->scheme;
+    t->type = scheme_type(&m->plan->scheme, t->cols);
+    if (m->device && m->device->types && !(m->device->types & 1ull << t->type))
+        return fault_set(m->fault, ERR_UNSUPPORTED, "%s: the scheme is held as %s, which the device does not take",
+                         t->name, block_type(t->type)->name);
+    return ERR_NONE;
+}
+
 /* Type and method of one tensor by role and rules; the allocation comes later. */
 static enum err decide(struct making *m, uint32_t i)
 {
@@ -199,10 +227,11 @@ static enum err decide(struct making *m, uint32_t i)
     uint32_t wanted = t->from;
     t->method = r->method;
     if (role != PLAN_FIXED) {
-        wanted = r->goal == RECIPE_TYPE ? r->type
+        wanted = r->goal == RECIPE_TYPE     ? r->type
+                 : r->goal == RECIPE_EXPORT ? plan_stock_type(t->from)
                  : r->goal == RECIPE_BPW ? mode_type(RECIPE_BALANCED, role)
                                          : mode_type(r->goal, role);
-        m->is_free[i] = r->goal != RECIPE_TYPE;
+        m->is_free[i] = r->goal != RECIPE_TYPE && r->goal != RECIPE_EXPORT;
     }
     if (rule && rule->type != RECIPE_UNSET) {
         if (gguf_tensor(m->base, i)->dims < 2 && rule->type != HAL_F32)
@@ -217,6 +246,8 @@ static enum err decide(struct making *m, uint32_t i)
         wanted = t->from;
         m->is_free[i] = false;
     }
+    if (t->method == RECIPE_SCHEME)
+        return decide_scheme(m, i, role);
     if (wanted == HAL_NF4 && !(m->device && m->device->has_nf4))
         return fault_set(m->fault, ERR_UNSUPPORTED, "%s: NF4 is private and no plugin here takes it", t->name);
     t->type = wanted == t->from ? wanted : plan_type_for(wanted, t->cols);
@@ -227,8 +258,8 @@ static enum err decide(struct making *m, uint32_t i)
             return fault_set(m->fault, ERR_UNSUPPORTED, "%s: the device takes no type of %s or more bits",
                              t->name, block_type(wanted)->name);
     }
-    /* more bits than the base has would be waste */
-    if (plan_type_bits(t->type) > plan_type_bits(t->from))
+    /* more bits than the base has would be waste, but for leaving a private type */
+    if (plan_type_bits(t->type) > plan_type_bits(t->from) && t->from != HAL_NF4)
         t->type = t->from;
     return ERR_NONE;
 }
@@ -294,7 +325,7 @@ static enum err allocate(struct making *m, const struct plan_errors *errors)
 {
     const struct recipe *r = m->recipe;
     struct plan *p = m->plan;
-    if (r->goal == RECIPE_TYPE || (r->goal != RECIPE_BPW && !errors))
+    if (r->goal == RECIPE_TYPE || r->goal == RECIPE_EXPORT || (r->goal != RECIPE_BPW && !errors))
         return ERR_NONE;
     if (!errors)
         return fault_set(m->fault, ERR_ARGUMENT, "a bpw target needs measured errors");

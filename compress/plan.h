@@ -45,6 +45,7 @@ struct plan {
     uint64_t variant_bytes;  /* predicted, exact for rtn, search and awq */
     uint32_t cache_type;
     uint32_t activation_bits;
+    struct scheme scheme; /* of the tensors whose method is it; bits 0: none has */
     uint64_t seed;
     uint32_t trial_s;
     struct recipe_gates gates;
@@ -106,6 +107,9 @@ NODISCARD enum err plan_check(const struct plan *p, const struct gguf *base, str
 /* The type that a row of cols values really takes when `type` is wanted: itself, else the stated
  * smaller-block type (Q2_K, Q3_K, IQ4_XS -> IQ4_NL; Q4_K -> Q5_0; Q5_K -> Q5_1; Q6_K -> Q8_0), else F16. */
 uint32_t plan_type_for(uint32_t type, uint32_t cols);
+
+/* What stock readers know instead: IQ4_NL for NF4, every other type itself. */
+uint32_t plan_stock_type(uint32_t type);
 
 /* ---- what a tensor is, from its name; for plans and reports ---- */
 

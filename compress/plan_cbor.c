@@ -22,10 +22,11 @@ enum key {
     TRIAL = 10,
     GATES = 11,
     TENSORS = 12,
-    PRUNE = 13
+    PRUNE = 13,
+    SCHEME_KEY = 14
 };
 
-enum { SCHEMA_NOW = 1, FIELDS = 7, WEIGHTED = 1, FALLBACK = 2 };
+enum { SCHEMA_NOW = 1, FIELDS = 7, SCHEME_FIELDS = 6, WEIGHTED = 1, FALLBACK = 2 };
 
 static void put_digest(struct cbor_writer *w, enum key key, const char *hex)
 {
@@ -71,12 +72,23 @@ static void put_tensor(struct cbor_writer *w, const struct plan_tensor *t)
     cbor_write_u64(w, (t->is_weighted ? WEIGHTED : 0u) | (t->is_fallback ? FALLBACK : 0u));
 }
 
+static void put_scheme(struct cbor_writer *w, const struct scheme *s)
+{
+    const uint32_t fields[] = {s->bits, s->kind, s->group, s->range, s->millionths, s->store};
+    if (s->bits == 0)
+        return;
+    cbor_write_key(w, SCHEME_KEY);
+    cbor_write_array(w, SCHEME_FIELDS);
+    for (uint32_t i = 0; i < SCHEME_FIELDS; i++)
+        cbor_write_u64(w, fields[i]);
+}
+
 static uint64_t count_keys(const struct plan *p)
 {
     return 2u + (p->name[0] != 0) + (p->base_sha256[0] != 0) + (p->base_bytes != 0) +
            (p->profile_sha256[0] != 0) + (p->variant_sha256[0] != 0) + (p->variant_bytes != 0) +
            (p->cache_type != 0) + (p->activation_bits != 0) + (p->seed != 0) + (p->trial_s != 0) +
-           (p->gates.present != 0) + (p->prune != NULL);
+           (p->gates.present != 0) + (p->prune != NULL) + (p->scheme.bits != 0);
 }
 
 static bool is_digest(const char *hex)
@@ -118,6 +130,7 @@ enum err plan_encode(const struct plan *p, uint8_t *out, size_t capacity, size_t
         if (e)
             return e;
     }
+    put_scheme(&w, &p->scheme);
     return cbor_written(&w, bytes);
 }
 
@@ -173,7 +186,7 @@ static enum err get_tensor(struct cbor_reader *r, struct plan_tensor *t)
         (e = cbor_read_text_into(r, t->name, sizeof t->name)) ||
         (e = get_small(r, 1, UINT32_MAX, &t->rows)) || (e = get_small(r, 1, UINT32_MAX, &t->cols)) ||
         (e = get_small(r, 0, 63, &t->from)) || (e = get_small(r, 0, 63, &t->type)) ||
-        (e = get_small(r, 0, RECIPE_KEEP, &t->method)) ||
+        (e = get_small(r, 0, RECIPE_METHODS - 1, &t->method)) ||
         (e = get_small(r, 0, WEIGHTED | FALLBACK, &flags)) || (e = cbor_leave(r)))
         return e;
     t->is_weighted = flags & WEIGHTED;
@@ -196,6 +209,35 @@ static enum err get_tensors(struct cbor_reader *r, struct plan *p)
         p->tensors = (uint32_t)i + 1;
     }
     return e ? e : cbor_leave(r);
+}
+
+static enum err get_scheme(struct cbor_reader *r, struct scheme *s)
+{
+    uint64_t items;
+    uint32_t *const field[SCHEME_FIELDS] = {&s->bits, &s->kind, &s->group, &s->range, &s->millionths, &s->store};
+    enum err e = cbor_enter_array(r, &items);
+    if (!e && items != SCHEME_FIELDS)
+        e = ERR_FORMAT;
+    for (uint32_t i = 0; i < SCHEME_FIELDS && !e; i++)
+        e = get_small(r, 0, UINT32_MAX, field[i]);
+    if (!e && !scheme_is_valid(s))
+        e = ERR_FORMAT;
+    return e ? e : cbor_leave(r);
+}
+
+/* A scheme belongs to tensors, and they to it; its element type follows from it. */
+static bool agrees_with_scheme(const struct plan *p)
+{
+    bool wants = false;
+    for (uint32_t i = 0; i < p->tensors; i++) {
+        const struct plan_tensor *t = &p->tensor[i];
+        if (t->method != RECIPE_SCHEME)
+            continue;
+        wants = true;
+        if (p->scheme.bits == 0 || t->type != scheme_type(&p->scheme, t->cols) || t->is_weighted)
+            return false;
+    }
+    return wants == (p->scheme.bits != 0);
 }
 
 static enum err get_field(struct cbor_reader *r, int64_t key, struct plan *p)
@@ -236,6 +278,8 @@ static enum err get_field(struct cbor_reader *r, int64_t key, struct plan *p)
         return get_tensors(r, p);
     case PRUNE:
         return prune_decode(r, &p->prune);
+    case SCHEME_KEY:
+        return get_scheme(r, &p->scheme);
     }
     return ERR_UNSUPPORTED; /* it says how to derive: nothing of it may be passed over */
 }
@@ -263,7 +307,7 @@ enum err plan_decode(const uint8_t *in, size_t bytes, struct plan **out, struct 
     }
     if (e == ERR_NOT_FOUND)
         e = cbor_finish(&r);
-    if (!e && (!has_schema || p->tensors == 0))
+    if (!e && (!has_schema || p->tensors == 0 || !agrees_with_scheme(p)))
         e = ERR_FORMAT;
     if (e) {
         fault_set(f, e, "plan: cannot be read near field %lld: %s", (long long)key, err_name(e));

@@ -126,6 +126,16 @@ static enum err look_back(struct work *w, uint32_t i, uint32_t row, uint32_t row
     return w->source && to->type != to->from ? gptq_source_put(w->source, i, row, rows, w->y) : ERR_NONE;
 }
 
+/* What Q8_0 keeps of the strip: the first step of a cascade. Where rows do not divide there is none. */
+static enum err through_q8(struct work *w, uint32_t rows, uint32_t cols)
+{
+    const size_t bytes = rows * block_row_bytes(HAL_Q8_0, cols);
+    if (bytes == 0)
+        return ERR_NONE;
+    enum err e = w->engine->ops.encode(w->engine->dev, HAL_Q8_0, HAL_RTN, w->x, rows, cols, NULL, w->out, bytes);
+    return e ? e : w->engine->ops.decode(w->engine->dev, HAL_Q8_0, w->out, bytes, rows, cols, w->x);
+}
+
 /* rows rows from `row` on: decode, fold, encode, append. */
 static enum err encode_strip(struct work *w, uint32_t i, uint32_t row, uint32_t rows)
 {
@@ -140,10 +150,15 @@ static enum err encode_strip(struct work *w, uint32_t i, uint32_t row, uint32_t 
         return e;
     awq_scales(w->awq, i, &column, &row_scale);
     awq_apply(w->x, row, rows, to->cols, column, row_scale);
+    if (to->method == RECIPE_CASCADE && (e = through_q8(w, rows, to->cols)))
+        return e;
     const uint32_t method = to->method == RECIPE_RTN || to->method == RECIPE_KEEP ? HAL_RTN : HAL_SEARCH;
     if ((e = ops->encode(w->engine->dev, to->type, method, w->x, rows, to->cols,
                          to->is_weighted ? w->h : NULL, w->out, bytes)) ||
         (e = quantise_file_append(w->file, w->out, bytes)))
+        return e;
+    if (to->method == RECIPE_CASCADE && w->y && /* the loss is counted from the base, not from Q8_0 */
+        (e = w->engine->ops.decode(w->engine->dev, from->type, data, rows * from->row_bytes, rows, to->cols, w->x)))
         return e;
     if ((e = look_back(w, i, row, rows, w->x, w->out)))
         return e;
@@ -183,7 +198,41 @@ static bool is_copied(const struct work *w, uint32_t i)
     const struct plan_tensor *t = &w->plan->tensor[i];
     const float *column, *row_scale;
     awq_scales(w->awq, i, &column, &row_scale);
-    return t->type == t->from && !column && !row_scale;
+    return t->type == t->from && t->method != RECIPE_SCHEME && !column && !row_scale;
+}
+
+/* By the plan's scheme: strips, or all rows at once where they share one scale. */
+static enum err scheme_tensor(struct work *w, uint32_t i)
+{
+    const struct plan_tensor *to = &w->plan->tensor[i];
+    const struct gguf_tensor *from = gguf_tensor(w->base, i);
+    const struct scheme *s = &w->plan->scheme;
+    const bool is_whole = s->group == SCHEME_TENSOR;
+    const uint32_t most = is_whole ? to->rows : (uint32_t)(w->strip_values / to->cols);
+    const size_t values = (size_t)most * to->cols, row_bytes = block_row_bytes(to->type, to->cols);
+    float *x = malloc(values * sizeof *x), *scratch = malloc((is_whole ? values : to->cols) * sizeof *scratch);
+    uint8_t *out = malloc(most * row_bytes);
+    enum err e = x && scratch && out ? ERR_NONE : ERR_MEMORY;
+    for (uint32_t row = 0; row < to->rows && !e; row += most) {
+        const uint32_t rows = to->rows - row < most ? to->rows - row : most;
+        const uint8_t *data = from->data + (size_t)row * from->row_bytes;
+        if ((e = w->engine->ops.decode(w->engine->dev, from->type, data, rows * from->row_bytes, rows, to->cols, x)) ||
+            (e = scheme_encode(s, to->type, x, rows, to->cols, scratch, out)) ||
+            (e = quantise_file_append(w->file, out, rows * row_bytes)))
+            break;
+        for (uint32_t at = 0, n; at < rows && !e; at += n) { /* y holds a strip */
+            n = (uint32_t)(w->strip_values / to->cols);
+            n = rows - at < n ? rows - at : n;
+            e = look_back(w, i, row + at, n, x + (size_t)at * to->cols, out + at * row_bytes);
+        }
+        gguf_drop(w->base, data, rows * from->row_bytes);
+        w->progress.bytes += rows * from->row_bytes;
+        e = e ? e : report(w);
+    }
+    free(x);
+    free(scratch);
+    free(out);
+    return e;
 }
 
 /* A whole tensor at once: its codes depend on each other along the row, its dampening on all rows. */
@@ -235,6 +284,8 @@ static enum err encode_any(struct work *w, uint32_t i, struct quantise_tensor *o
         return e;
     if (basis)
         return feed_back_tensor(w, i, basis, out);
+    if (w->plan->tensor[i].method == RECIPE_SCHEME)
+        return scheme_tensor(w, i);
     if (is_gptq(&w->plan->tensor[i]))
         out->method = RECIPE_SEARCH;
     return encode_tensor(w, i);

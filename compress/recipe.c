@@ -8,8 +8,9 @@
 
 #include "compress/recipe_yaml.h"
 
-static const char *const method_name[] = {"rtn", "search", "awq", "gptq", "gptq+awq", "keep"};
-static const char *const goal_name[] = {"?", "accuracy", "balanced", "compression", "type", "bpw"};
+static const char *const method_name[] = {"rtn", "search", "awq", "gptq",
+                                          "gptq+awq", "keep", "cascade", "scheme"};
+static const char *const goal_name[] = {"?", "accuracy", "balanced", "compression", "type", "bpw", "export"};
 
 enum { METHODS = sizeof method_name / sizeof *method_name };
 
@@ -44,7 +45,7 @@ uint32_t recipe_method_parse(const char *name)
 
 const char *recipe_goal_name(uint32_t goal)
 {
-    return goal <= RECIPE_BPW ? goal_name[goal] : "?";
+    return goal <= RECIPE_EXPORT ? goal_name[goal] : "?";
 }
 
 const char *recipe_gate_name(uint32_t gate)
@@ -225,7 +226,7 @@ static enum err parse_method(struct recipe_yaml *y, int node, uint32_t *out)
     const uint32_t method = recipe_method_parse(word);
     if (method == RECIPE_UNSET)
         return recipe_yaml_fault(
-            y, node, "unknown method '%s': expected rtn, search, awq, gptq, gptq+awq or keep", word);
+            y, node, "unknown method '%s': expected rtn, search, awq, gptq, gptq+awq, keep, cascade or scheme", word);
     *out = method;
     return ERR_NONE;
 }
@@ -270,9 +271,13 @@ static enum err parse_mode(struct recipe_yaml *y, int node, struct recipe *r)
             r->goal = g;
             return ERR_NONE;
         }
+    if (!e && strcmp(word, goal_name[RECIPE_EXPORT]) == 0) {
+        r->goal = RECIPE_EXPORT;
+        return ERR_NONE;
+    }
     return e ? e
              : recipe_yaml_fault(y, node,
-                                 "unknown mode '%s': expected accuracy, balanced or compression", word);
+                                 "unknown mode '%s': expected accuracy, balanced, compression or export", word);
 }
 
 static bool is_digest(const char *s)
@@ -288,7 +293,46 @@ static enum err parse_cache(struct recipe_yaml *y, int node, struct recipe *r)
     return e;
 }
 
-enum top { NAME, MODE, TYPE, BPW, METHOD, BASE, TENSORS, CALIBRATION, CACHE, ACTIVATIONS, SEED, GATES, ROLLOUT, PRUNE };
+static enum err parse_scheme(struct recipe_yaml *y, int node, struct recipe *r)
+{
+    char words[SCHEME_TEXT_MAX];
+    struct fault f = {""};
+    enum err e = recipe_yaml_string(y, node, "scheme", words, sizeof words);
+    if (!e && (e = scheme_parse(words, &r->scheme, &f)))
+        return recipe_yaml_fault(y, node, "%s", f.text);
+    r->method = e ? r->method : (uint32_t)RECIPE_SCHEME;
+    return e;
+}
+
+/* A scheme and its method need each other. */
+static enum err check_scheme(struct recipe_yaml *y, const struct recipe *r)
+{
+    bool wants = r->method == RECIPE_SCHEME;
+    for (uint32_t i = 0; i < r->rules; i++)
+        wants = wants || r->rule[i].method == RECIPE_SCHEME;
+    if (wants != (r->scheme.bits != 0))
+        return recipe_yaml_fault(y, recipe_yaml_root(y), wants ? "method scheme: expected scheme: \"4 affine 64\" too"
+                                                               : "scheme: expected method scheme");
+    return ERR_NONE;
+}
+
+enum top {
+    NAME,
+    MODE,
+    TYPE,
+    BPW,
+    METHOD,
+    BASE,
+    TENSORS,
+    CALIBRATION,
+    CACHE,
+    ACTIVATIONS,
+    SEED,
+    GATES,
+    ROLLOUT,
+    PRUNE,
+    SCHEME
+};
 
 static enum err parse_top(struct recipe_yaml *y, const struct recipe_pair *pair, struct recipe *r)
 {
@@ -321,8 +365,8 @@ static enum err parse_top(struct recipe_yaml *y, const struct recipe_pair *pair,
         return parse_cache(y, v, r);
     case ACTIVATIONS:
         e = recipe_yaml_whole(y, v, "activations", 4, 16, &whole);
-        if (!e && whole != 8 && whole != 16)
-            e = recipe_yaml_fault(y, v, "activations: expected 8 or 16");
+        if (!e && whole != 4 && whole != 8 && whole != 16)
+            e = recipe_yaml_fault(y, v, "activations: expected 4, 8 or 16");
         if (!e)
             r->activation_bits = (uint32_t)whole;
         return e;
@@ -334,6 +378,8 @@ static enum err parse_top(struct recipe_yaml *y, const struct recipe_pair *pair,
         return parse_rollout(y, v, r);
     case PRUNE:
         return recipe_yaml_prune(y, v, &r->prune);
+    case SCHEME:
+        return parse_scheme(y, v, r);
     }
     return ERR_ARGUMENT;
 }
@@ -343,7 +389,7 @@ enum err recipe_parse(const char *file, const char *text, size_t bytes, struct r
 {
     static const char *const names[] = {"name",        "mode",  "type",        "bpw",  "method",
                                         "base",        "tensors", "calibration", "cache", "activations",
-                                        "seed",        "gates", "rollout",     "prune", NULL};
+                                        "seed",        "gates", "rollout",     "prune", "scheme", NULL};
     struct recipe_yaml *y = NULL;
     struct recipe *r = calloc(1, sizeof *r);
     struct recipe_pair pair;
@@ -363,6 +409,8 @@ enum err recipe_parse(const char *file, const char *text, size_t bytes, struct r
             goto out;
         }
     }
+    if ((e = check_scheme(y, r)))
+        goto out;
     *out = *r;
 out:
     recipe_yaml_close(y);

@@ -1,8 +1,9 @@
 /* recipe.h: what an operator wants, as a YAML text of about ten lines (JSON is accepted too).
  *
  *   name: gateways            # optional
- *   mode: balanced            # or type: q4_k, or bpw: 4.5
- *   method: search            # rtn search awq gptq gptq+awq keep
+ *   mode: balanced            # or type: q4_k, or bpw: 4.5; mode export: private types to stock ones
+ *   method: search            # rtn search awq gptq gptq+awq keep cascade scheme
+ *   scheme: 4 affine 64       # method scheme for every weight: compress/scheme.h
  *   base: HEX                 # optional: the digest of the only base it may be used with
  *   tensors:                  # first match wins; a glob, or a /regular expression/
  *     - match: "*.attn_v.weight"
@@ -10,7 +11,7 @@
  *       method: search
  *   calibration: {profile: FILE | HEX, texts: [FILE, {language: en, file: FILE}], tokens: 16384, context: 512}
  *   cache: f16                # q8_0, q4_0
- *   activations: 8            # 16: keep F32 weights' path; 8: the dynamic rounding of the plugins
+ *   activations: 8            # 8: the dynamic rounding of the plugins; 16, 4: simulated on F32 weights
  *   seed: 1
  *   prune: {ffn: 20%, heads: 25%, by: wanda, recover: false} # or 20%: ffn and heads; also groups, layers, mask
  *   gates: {dppl_percent: 2, kld_mean: 0.05, top1: 0.9, decode_tok_s: 5, rss_mib: 400, ...}
@@ -27,6 +28,7 @@
 #include <stdint.h>
 
 #include "compress/fault.h"
+#include "compress/scheme.h"
 #include "hal/hal.h"
 
 enum {
@@ -44,7 +46,8 @@ enum recipe_goal {
     RECIPE_BALANCED = 2,
     RECIPE_COMPRESSION = 3,
     RECIPE_TYPE = 4, /* one type for every quantisable tensor that no rule names */
-    RECIPE_BPW = 5   /* bits allocated by measured error until the file has this many per weight */
+    RECIPE_BPW = 5,  /* bits allocated by measured error until the file has this many per weight */
+    RECIPE_EXPORT = 6 /* every private type becomes the nearest stock one (NF4: IQ4_NL), the rest stays */
 };
 
 enum recipe_method {
@@ -53,7 +56,10 @@ enum recipe_method {
     RECIPE_AWQ = 2,
     RECIPE_GPTQ = 3,
     RECIPE_GPTQ_AWQ = 4,
-    RECIPE_KEEP = 5 /* the bytes of the base, or F32/F16/BF16 conversion */
+    RECIPE_KEEP = 5, /* the bytes of the base, or F32/F16/BF16 conversion */
+    RECIPE_CASCADE = 6, /* search on what Q8_0 (rtn) keeps of the base, as if that were the base */
+    RECIPE_SCHEME = 7,  /* the recipe's scheme */
+    RECIPE_METHODS = 8
 };
 
 enum recipe_gate {
@@ -128,6 +134,7 @@ struct recipe {
     uint32_t type;        /* for RECIPE_TYPE */
     double bpw;           /* for RECIPE_BPW */
     uint32_t method;      /* enum recipe_method */
+    struct scheme scheme; /* bits 0: none */
     uint32_t rules;
     struct recipe_rule rule[RECIPE_RULES_MAX];
     char profile[RECIPE_STRING_MAX]; /* file, or digest in hex; "" when none */
@@ -136,7 +143,7 @@ struct recipe {
     uint64_t tokens;  /* per language, 0: all */
     uint32_t context; /* 0: default */
     uint32_t cache_type;      /* HAL_F16, HAL_Q8_0 or HAL_Q4_0 */
-    uint32_t activation_bits; /* 8 or 16 */
+    uint32_t activation_bits; /* 4, 8 or 16 */
     uint64_t seed;
     struct recipe_prune prune;
     struct recipe_gates gates;

@@ -44,6 +44,13 @@ static void put_goal(struct page *p, const struct recipe *r)
         put(p, "bpw: %.17g\n", r->bpw);
     else
         put(p, "mode: %s\n", recipe_goal_name(r->goal));
+    if (r->scheme.bits) { /* before method: a scheme sets it */
+        char words[SCHEME_TEXT_MAX];
+        scheme_print(&r->scheme, words);
+        put(p, "scheme: ");
+        put_string(p, words);
+        put(p, "\n");
+    }
     put(p, "method: %s\n", recipe_method_name(r->method));
 }
 

@@ -128,6 +128,32 @@ static void wire_returns(void)
     plan_close(q);
 }
 
+/* A scheme travels with the tensors it is for, and only then. */
+static void schemes_travel(void)
+{
+    static uint8_t wire[PLAN_BYTES_MAX], again[PLAN_BYTES_MAX];
+    struct plan *p = NULL, *q = NULL;
+    struct fault f = {""};
+    size_t bytes = 0, bytes_again = 0;
+    CU_ASSERT_EQUAL_FATAL(make("scheme: 4 affine 128", NULL, NULL, &p, &f), ERR_NONE);
+    CU_ASSERT_EQUAL(p->scheme.group, 128);
+    for (uint32_t i = 0; i < p->tensors; i++)
+        CU_ASSERT_EQUAL(p->tensor[i].type, p->tensor[i].method == RECIPE_SCHEME ? (uint32_t)HAL_Q4_1 : p->tensor[i].from);
+    CU_ASSERT_EQUAL_FATAL(plan_encode(p, wire, sizeof wire, &bytes), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(plan_decode(wire, bytes, &q, &f), ERR_NONE);
+    CU_ASSERT_EQUAL(memcmp(&p->scheme, &q->scheme, sizeof p->scheme), 0);
+    CU_ASSERT_EQUAL_FATAL(plan_encode(q, again, sizeof again, &bytes_again), ERR_NONE);
+    CU_ASSERT_TRUE(bytes == bytes_again && memcmp(wire, again, bytes) == 0);
+    plan_close(q);
+    q = NULL;
+    for (uint32_t i = 0; i < p->tensors; i++)
+        if (p->tensor[i].method == RECIPE_SCHEME)
+            p->tensor[i].method = RECIPE_RTN;
+    CU_ASSERT_EQUAL(plan_encode(p, wire, sizeof wire, &bytes), ERR_NONE);
+    CU_ASSERT_EQUAL(plan_decode(wire, bytes, &q, &f), ERR_FORMAT);
+    plan_close(p);
+}
+
 static void bpw_is_met(void)
 {
     static const double targets[] = {2.9, 3.5, 4.5, 5.5, 6.6, 8.5};
@@ -164,4 +190,4 @@ static void bpw_is_met(void)
 
 RUN_SUITE("plan", {"base_opens", base_opens}, {"modes_differ", modes_differ},
           {"rules_and_fallbacks", rules_and_fallbacks}, {"devices_limit", devices_limit},
-          {"wire_returns", wire_returns}, {"bpw_is_met", bpw_is_met})
+          {"wire_returns", wire_returns}, {"schemes_travel", schemes_travel}, {"bpw_is_met", bpw_is_met})

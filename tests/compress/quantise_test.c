@@ -215,6 +215,86 @@ static void folding_keeps_function(void)
     plan_close(p);
 }
 
+/* The tensors of a file by name: equal types and bytes in both? */
+static bool has_same_tensors(const char *a_path, const char *b_path)
+{
+    char reason[GGUF_REASON_BYTES];
+    struct gguf *a = NULL, *b = NULL;
+    CU_ASSERT_EQUAL_FATAL(gguf_open(a_path, &a, reason), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(gguf_open(b_path, &b, reason), ERR_NONE);
+    bool is_same = gguf_tensors(a) == gguf_tensors(b);
+    for (uint32_t i = 0; is_same && i < gguf_tensors(a); i++) {
+        const struct gguf_tensor *s = gguf_tensor(a, i), *t = gguf_tensor_find(b, s->name);
+        is_same = t && s->type == t->type && s->bytes == t->bytes && memcmp(s->data, t->data, s->bytes) == 0;
+    }
+    gguf_close(a);
+    gguf_close(b);
+    return is_same;
+}
+
+/* From `from` (NULL: the base) to `to` by a recipe. */
+static void derive(const char *from, const char *text, const char *to)
+{
+    char reason[GGUF_REASON_BYTES], digest[65];
+    const struct plan_device device = {.has_nf4 = true};
+    struct gguf *g = NULL;
+    struct recipe r;
+    struct plan *p = NULL;
+    struct quantise_result result;
+    struct fault f = {""};
+    CU_ASSERT_EQUAL_FATAL(gguf_open(from ? from : base_path, &g, reason), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(digest_file(from ? from : base_path, digest, NULL), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(recipe_parse("r.yaml", text, strlen(text), &r, &f), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(plan_make(&r, g, digest, gguf_bytes(g), NULL, NULL, NULL, &device, &p, &f), ERR_NONE);
+    const struct quantise_options o = {.base_path = from ? from : base_path, .out_path = to, .plan = p};
+    CU_ASSERT_EQUAL_FATAL(quantise_run(&o, &result, &f), ERR_NONE);
+    CU_ASSERT_EQUAL(result.bytes, p->variant_bytes);
+    quantise_result_close(&result);
+    plan_close(p);
+    gguf_close(g);
+}
+
+/* One run F16 -> Q8_0 -> Q4_0 gives what two runs give, and not what one direct step gives. */
+static void cascade_is_two_steps(void)
+{
+    char q8[300], two[300];
+    snprintf(q8, sizeof q8, "%s/q8.gguf", folder);
+    snprintf(two, sizeof two, "%s/two.gguf", folder);
+    derive(NULL, "{type: Q8_0, method: rtn}", q8);
+    derive(q8, "{type: Q4_0, method: search}", two);
+    derive(NULL, "{type: Q4_0, method: cascade}", out_path);
+    CU_ASSERT_TRUE(has_same_tensors(two, out_path));
+    derive(NULL, "{type: Q4_0, method: search}", out_path);
+    CU_ASSERT_FALSE(has_same_tensors(two, out_path));
+    unlink(q8);
+    unlink(two);
+}
+
+/* An NF4 file leaves as a stock one: IQ4_NL for NF4, the same bytes for the rest. */
+static void nf4_is_exported(void)
+{
+    char nf4[300], reason[GGUF_REASON_BYTES];
+    struct gguf *from = NULL, *to = NULL;
+    uint32_t left = 0;
+    snprintf(nf4, sizeof nf4, "%s/nf4.gguf", folder);
+    derive(NULL, "{type: NF4, tensors: [{match: '*ffn_up*', type: Q6_K}]}", nf4);
+    derive(nf4, "{mode: export}", out_path);
+    CU_ASSERT_EQUAL_FATAL(gguf_open(nf4, &from, reason), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(gguf_open(out_path, &to, reason), ERR_NONE);
+    for (uint32_t i = 0; i < gguf_tensors(from); i++) {
+        const struct gguf_tensor *a = gguf_tensor(from, i), *b = gguf_tensor(to, i);
+        CU_ASSERT_EQUAL(b->type, a->type == HAL_NF4 ? (uint32_t)HAL_IQ4_NL : a->type);
+        if (a->type == HAL_NF4)
+            left++;
+        else
+            CU_ASSERT_TRUE(a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) == 0);
+    }
+    CU_ASSERT_TRUE(left > 10);
+    gguf_close(from);
+    gguf_close(to);
+    unlink(nf4);
+}
+
 static void tear_down(void)
 {
     unlink(out_path);
@@ -226,4 +306,5 @@ static void tear_down(void)
 RUN_SUITE("quantise", {"set_up", set_up}, {"size_and_digest", size_and_digest},
           {"bytes_do_not_depend", bytes_do_not_depend}, {"stops_and_resumes", stops_and_resumes},
           {"digest_is_judged", digest_is_judged}, {"head_is_not_weighted", head_is_not_weighted},
-          {"folding_keeps_function", folding_keeps_function}, {"tear_down", tear_down})
+          {"folding_keeps_function", folding_keeps_function}, {"cascade_is_two_steps", cascade_is_two_steps},
+          {"nf4_is_exported", nf4_is_exported}, {"tear_down", tear_down})

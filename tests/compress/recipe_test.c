@@ -71,7 +71,7 @@ static void refusals(void)
     } rows[] = {
         {"", "r.yaml:1: empty"},
         {"mode: balanced\nmoed: x\n", "r.yaml:2: unknown key 'moed' in recipe: expected name, mode"},
-        {"mode: best\n", "r.yaml:1: unknown mode 'best': expected accuracy, balanced or compression"},
+        {"mode: best\n", "r.yaml:1: unknown mode 'best': expected accuracy, balanced, compression or export"},
         {"mode: balanced\ntype: q4_k\n", "expected only one of mode, type and bpw"},
         {"type: q4_x\n", "r.yaml:1: unknown type 'q4_x': expected one of"},
         {"bpw: 0.5\n", "bpw: expected a number from 1 to 32"},
@@ -94,6 +94,10 @@ static void refusals(void)
         {"base: 12ab\n", "expected a SHA-256 digest"},
         {"name: \"a\\tb\"\n", "name: expected no control characters"},
         {"- a\n", "recipe: expected a mapping"},
+        {"scheme: 4 round\n", "r.yaml:1: scheme: 'round': expected bits 2 to 8"},
+        {"method: scheme\n", "method scheme: expected scheme"},
+        {"scheme: 4\nmethod: rtn\n", "scheme: expected method scheme"},
+        {"activations: 5\n", "activations: expected 4, 8 or 16"},
     };
     struct recipe r, before;
     struct fault f;
@@ -106,6 +110,25 @@ static void refusals(void)
         CU_ASSERT_PTR_NOT_NULL(strstr(f.text, rows[i].reason));
         CU_ASSERT_EQUAL(memcmp(&r, &before, sizeof r), 0);
     }
+}
+
+static void scheme_returns(void)
+{
+    struct recipe r, again;
+    struct fault f;
+    char printed[8192];
+    CU_ASSERT_EQUAL_FATAL(parse("scheme: 4 affine 64 percentile=99.5\nactivations: 4\n", &r, &f), ERR_NONE);
+    CU_ASSERT_EQUAL(r.method, RECIPE_SCHEME);
+    CU_ASSERT_EQUAL(r.scheme.group, 64);
+    CU_ASSERT_EQUAL(r.scheme.millionths, 995000);
+    CU_ASSERT_EQUAL(r.activation_bits, 4);
+    CU_ASSERT_EQUAL_FATAL(recipe_print(&r, printed, sizeof printed), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(parse(printed, &again, &f), ERR_NONE);
+    CU_ASSERT_EQUAL(memcmp(&r, &again, sizeof r), 0);
+    CU_ASSERT_EQUAL(parse("{type: Q4_0, method: cascade}", &r, &f), ERR_NONE);
+    CU_ASSERT_EQUAL(r.method, RECIPE_CASCADE);
+    CU_ASSERT_EQUAL(parse("mode: export", &r, &f), ERR_NONE);
+    CU_ASSERT_EQUAL(r.goal, RECIPE_EXPORT);
 }
 
 static void gates_compare(void)
@@ -139,4 +162,5 @@ static void globs(void)
 }
 
 RUN_SUITE("recipe", {"whole_recipe", whole_recipe}, {"json_is_yaml", json_is_yaml},
-          {"refusals", refusals}, {"gates_compare", gates_compare}, {"globs", globs})
+          {"refusals", refusals}, {"scheme_returns", scheme_returns},
+          {"gates_compare", gates_compare}, {"globs", globs})
