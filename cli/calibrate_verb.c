@@ -4,11 +4,9 @@
 #include <string.h>
 
 #include "cli/cli.h"
-#include "cli/progress.h"
+#include "cli/texts.h"
 #include "compress/calibrate.h"
 #include "hal/engine.h"
-
-enum { TEXTS_MAX = 256, LANGUAGE_BYTES = 32 };
 
 struct calibrate_settings {
     const char *out;
@@ -46,28 +44,6 @@ static int show(void *context, const struct calibrate_progress *p)
 {
     progress_update(context, (double)p->tokens, p->language);
     return 0;
-}
-
-static int take_texts(struct cli_call *call, struct calibrate_text *text,
-                      char (*language)[LANGUAGE_BYTES], uint32_t *count)
-{
-    const struct calibrate_settings *s = call->settings;
-    if (s->texts.count + s->languages.count > TEXTS_MAX)
-        return cli_fail(call, CLI_USAGE, NULL, NULL, "expected at most %d texts", TEXTS_MAX);
-    for (size_t i = 0; i < s->texts.count; i++)
-        text[(*count)++] = (struct calibrate_text){.path = s->texts.items[i], .language = "text"};
-    for (size_t i = 0; i < s->languages.count; i++) {
-        const char *equals = strchr(s->languages.items[i], '=');
-        const size_t bytes = equals ? (size_t)(equals - s->languages.items[i]) : 0;
-        if (bytes == 0 || bytes >= LANGUAGE_BYTES || equals[1] == 0)
-            return cli_fail(call, CLI_USAGE, NULL, "--language", "'%s': expected LANGUAGE=FILE",
-                            s->languages.items[i]);
-        memcpy(language[*count], s->languages.items[i], bytes);
-        language[*count][bytes] = 0;
-        text[*count] = (struct calibrate_text){.path = equals + 1, .language = language[*count]};
-        ++*count;
-    }
-    return CLI_DONE;
 }
 
 static int finish(struct cli_call *call, struct profile *p)
@@ -112,26 +88,24 @@ static int finish(struct cli_call *call, struct profile *p)
 
 static int calibrate(struct cli_call *call)
 {
-    static struct calibrate_text text[TEXTS_MAX];
-    static char language[TEXTS_MAX][LANGUAGE_BYTES];
+    static struct texts texts;
     const struct calibrate_settings *s = call->settings;
     struct engine *engine = NULL;
     struct profile *p = NULL;
     struct progress progress;
     struct fault f = {""};
-    uint32_t texts = 0;
-    int status = take_texts(call, text, language, &texts);
+    int status = texts_take(call, &s->texts, &s->languages, "--language", &texts);
     if (status != CLI_DONE)
         return status;
-    if (texts == 0)
+    if (texts.count == 0)
         return cli_fail(call, CLI_USAGE, NULL, NULL, "expected --text or --language");
     if ((status = cli_engine_open(call, &engine)) != CLI_DONE)
         return status;
     progress_open(&progress, call, "calibrate", "tokens", 0);
     const struct calibrate_options o = {.base_path = call->operand[0],
                                         .engine = engine,
-                                        .text = text,
-                                        .texts = texts,
+                                        .text = texts.text,
+                                        .texts = texts.count,
                                         .tokens_per_language = (uint64_t)s->tokens,
                                         .unbalanced = s->unbalanced,
                                         .context = (uint32_t)s->window,

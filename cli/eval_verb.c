@@ -1,22 +1,31 @@
 /* eval_verb.c: tare eval: how well a model predicts a text, and how far it is from its base. */
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "cli/open_model.h"
-#include "cli/progress.h"
-#include "model/eval.h"
+#include "cli/texts.h"
+#include "compress/report.h"
 
 struct eval_settings {
-    const char *text, *reference;
+    struct cli_list texts, languages, gates;
+    const char *reference, *plan;
     int64_t context, windows;
     int cache;
 };
 
 static const struct cli_option options[] = {
-    {.name = "text", .kind = CLI_TEXT, .value = "FILE", .is_required = true,
-     .offset = offsetof(struct eval_settings, text), .help = "the text to predict"},
+    {.name = "text", .kind = CLI_LIST, .value = "FILE", .offset = offsetof(struct eval_settings, texts),
+     .help = "the text to predict"},
+    {.name = "language", .kind = CLI_LIST, .value = "en=FILE", .is_greedy = true,
+     .offset = offsetof(struct eval_settings, languages), .help = "texts per language: a table, and the worst of them"},
     {.name = "reference", .kind = CLI_TEXT, .value = "BASE.gguf",
      .offset = offsetof(struct eval_settings, reference), .help = "compare with this model"},
+    {.name = "gate", .kind = CLI_LIST, .value = "NAME=LIMIT", .is_greedy = true,
+     .offset = offsetof(struct eval_settings, gates),
+     .help = "fail with status 1 beyond it: kld_mean, worst_kld_mean, dppl_percent, ..."},
+    {.name = "plan", .kind = CLI_TEXT, .value = "RECIPE.yaml", .offset = offsetof(struct eval_settings, plan),
+     .help = "take the gates of this recipe"},
     {.name = "context", .kind = CLI_INT, .value = "N", .preset = "512", .minimum = 8, .maximum = 1 << 20,
      .offset = offsetof(struct eval_settings, context), .help = "tokens of a window; the second half is scored"},
     {.name = "windows", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 1e9,
@@ -25,41 +34,46 @@ static const struct cli_option options[] = {
      .offset = offsetof(struct eval_settings, cache), .help = "type of keys and values"},
     {.name = NULL}};
 
-static bool show(void *context, const struct eval_progress *p)
-{
-    struct progress *bar = context;
-    char note[64];
-    snprintf(note, sizeof note, p->perplexity_reference > 0 ? "PPL %.4f, KLD %.6f" : "PPL %.4f", p->perplexity,
-             p->kld);
-    bar->total = p->windows_total;
-    progress_update(bar, p->windows, note);
-    return true;
-}
-
 static json_t *pair(struct eval_value v)
 {
     return json_pack("{s:f, s:f}", "value", v.value, "error", v.error);
 }
 
-static json_t *document(const struct cli_call *call, const struct eval_result *r)
+/* What is measured, under the names that this verb has always had. */
+static json_t *measures(const struct eval_settings *s, const struct eval_result *r)
 {
-    const struct eval_settings *s = call->settings;
-    json_t *d = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f}", "model", call->operand[0],
-                          "text", s->text, "context", (json_int_t)s->context, "windows", (json_int_t)r->windows,
-                          "tokens", (json_int_t)r->tokens, "scored", (json_int_t)r->scored, "perplexity",
-                          pair(r->perplexity), "nll", pair(r->nll), "nll_per_byte", r->nll_per_byte, "seconds",
-                          r->seconds, "tokens_per_second", r->tokens_per_second);
+    json_t *d = json_pack("{s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f}", "windows", (json_int_t)r->windows, "tokens",
+                          (json_int_t)r->tokens, "scored", (json_int_t)r->scored, "perplexity", pair(r->perplexity),
+                          "nll", pair(r->nll), "nll_per_byte", r->nll_per_byte, "seconds", r->seconds,
+                          "tokens_per_second", r->tokens_per_second);
     if (!r->has_reference)
         return d;
     json_object_set_new(d, "reference", json_string(s->reference));
     json_object_set_new(d, "perplexity_reference", pair(r->perplexity_reference));
     json_object_set_new(d, "perplexity_delta", pair(r->perplexity_delta));
     json_object_set_new(d, "perplexity_ratio", pair(r->perplexity_ratio));
+    json_object_set_new(d, "nll_per_byte_delta", pair(r->nll_per_byte_delta));
     json_object_set_new(d, "kld", pair(r->kld));
     json_object_set_new(d, "kld_quantiles", json_pack("{s:f, s:f, s:f, s:f, s:f}", "50", r->kld_median, "90",
                                                       r->kld_90, "99", r->kld_99, "99.9", r->kld_999, "100",
                                                       r->kld_max));
     json_object_set_new(d, "top1", pair(r->top1));
+    return d;
+}
+
+static json_t *document(const struct cli_call *call, const struct judge *j, const struct judge_verdicts *v)
+{
+    const struct eval_settings *s = call->settings;
+    json_t *d = measures(s, &j->all), *languages = json_object();
+    json_object_set_new(d, "model", json_string(call->operand[0]));
+    json_object_set_new(d, "context", json_integer((json_int_t)j->context));
+    if (s->texts.count)
+        json_object_set_new(d, "text", json_string(s->texts.items[0]));
+    for (uint32_t i = 0; i < j->languages; i++)
+        json_object_set_new(languages, j->language[i].name, measures(s, &j->language[i].result));
+    json_object_set_new(d, "languages", languages);
+    if (v->count)
+        json_object_set_new(d, "gates", report_gates(v));
     return d;
 }
 
@@ -81,26 +95,64 @@ static void print(const struct cli_call *call, const struct eval_result *r)
     cli_print(call, "speed             %12.1f tok/s\n", r->tokens_per_second);
 }
 
-static int evaluate(struct cli_call *call, struct open_model *m, struct open_model *base, const char *text,
-                    size_t bytes)
+static void print_tables(const struct cli_call *call, const struct judge *j, const struct judge_verdicts *v)
 {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *to = open_memstream(&text, &bytes);
+    if (!to)
+        return;
+    if (j->languages > 1) {
+        fputc('\n', to);
+        report_text_judge(j, to);
+    }
+    if (v->count) {
+        fputc('\n', to);
+        report_text_gates(v, to);
+    }
+    if (fclose(to) == 0)
+        cli_print(call, "%s", text);
+    free(text);
+}
+
+static int evaluate(struct cli_call *call, struct open_model *m, struct open_model *base, const struct texts *texts,
+                    const struct recipe_gates *gates)
+{
+    static struct judge j;
     const struct eval_settings *s = call->settings;
-    char reason[GGUF_REASON_BYTES];
+    struct judge_verdicts verdicts;
+    struct fault f = {""};
     struct progress bar;
-    struct eval_result r;
-    progress_open(&bar, call, "evaluate", "windows", 0);
-    const struct eval_options o = {.context = (uint32_t)s->context,
-                                   .windows = (uint32_t)s->windows,
-                                   .progress = show,
-                                   .progress_context = &bar};
-    const enum err e = eval_text(m->model, base->model, m->tokenizer, text, bytes, &o, &r, reason);
+    progress_open(&bar, call, "evaluate", "texts", 0);
+    const struct judge_options o = {.text = texts->text,
+                                    .texts = texts->count,
+                                    .context = (uint32_t)s->context,
+                                    .windows = (uint32_t)s->windows,
+                                    .progress = texts_show,
+                                    .progress_context = &bar};
+    const enum err e = judge_models(m->model, base->model, m->tokenizer, &o, &j, &f);
     progress_close(&bar, e == ERR_NONE);
     if (e) /* a difference of vocabularies is bad input here, no failed comparison */
-        return cli_fail(call, e == ERR_MEMORY || e == ERR_DEVICE ? CLI_ENVIRONMENT : CLI_INPUT, s->text, NULL,
-                        "%s", reason[0] ? reason : cli_sentence(e));
-    cli_answer(call, document(call, &r));
-    print(call, &r);
-    return CLI_DONE;
+        return cli_fail(call, e == ERR_MEMORY || e == ERR_DEVICE ? CLI_ENVIRONMENT : CLI_INPUT, NULL, NULL, "%s",
+                        f.text[0] ? f.text : cli_sentence(e));
+    judge_gates(gates, &j, gguf_bytes(m->file), &verdicts);
+    cli_answer(call, document(call, &j, &verdicts));
+    print(call, &j.all);
+    print_tables(call, &j, &verdicts);
+    return texts_verdict(call, &verdicts);
+}
+
+/* The recipe's gates, and those of the command line over them. */
+static int take_gates(struct cli_call *call, struct recipe_gates *gates)
+{
+    const struct eval_settings *s = call->settings;
+    static struct recipe r;
+    struct fault f = {""};
+    const enum err e = s->plan ? recipe_load(s->plan, &r, &f) : ERR_NONE;
+    if (e)
+        return cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s", f.text);
+    *gates = r.gates;
+    return texts_gates(call, &s->gates, gates);
 }
 
 static int eval(struct cli_call *call)
@@ -112,9 +164,13 @@ static int eval(struct cli_call *call)
                                     .cache_v = open_model_cache(s->cache)};
     struct open_model m = {NULL, NULL, NULL}, base = {NULL, NULL, NULL};
     struct engine *e = NULL;
-    char *text = NULL;
-    size_t bytes = 0;
-    int status = open_model_text(call, s->text, &text, &bytes);
+    static struct texts texts;
+    struct recipe_gates gates = {0};
+    int status = texts_take(call, &s->texts, &s->languages, "--language", &texts);
+    if (status == CLI_DONE && texts.count == 0)
+        status = cli_fail(call, CLI_USAGE, NULL, NULL, "expected --text or --language; see tare eval --help");
+    if (status == CLI_DONE)
+        status = take_gates(call, &gates);
     if (status == CLI_DONE)
         status = cli_engine_open(call, &e);
     if (status == CLI_DONE)
@@ -122,11 +178,10 @@ static int eval(struct cli_call *call)
     if (status == CLI_DONE && s->reference)
         status = open_model(call, e, s->reference, false, &o, &base);
     if (status == CLI_DONE)
-        status = evaluate(call, &m, &base, text, bytes);
+        status = evaluate(call, &m, &base, &texts, &gates);
     open_model_close(&m);
     open_model_close(&base);
     engine_close(e);
-    free(text);
     return status;
 }
 
@@ -138,7 +193,8 @@ const struct cli_verb cli_eval = {
     .summary = "measure how well a model predicts a text, and how far it is from its base",
     .text = "Measured as llama.cpp's perplexity tool does: windows of --context tokens, each scored from its\n"
             "middle on. With --reference also the divergence of the predicted distributions (nats) and how often\n"
-            "the likeliest token is the same.",
+            "the likeliest token is the same. With --language every language gets its line, and the gates worst_* hold\n"
+            "for the worst of them.",
     .options = options,
     .shared = CLI_ENGINE | CLI_OUTPUT,
     .settings_bytes = sizeof(struct eval_settings),
@@ -146,4 +202,6 @@ const struct cli_verb cli_eval = {
     .examples = (const struct cli_example[]){
         {"tare eval small.gguf --text heldout.txt", "perplexity with its standard error"},
         {"tare eval small.gguf --text heldout.txt --reference base.gguf --json", "KLD and agreement with the base"},
+        {"tare eval small.gguf --reference base.gguf --language en=en.txt zh=zh.txt --gate worst_kld_mean=0.02",
+         "per language; status 1 if one lost more"},
         {NULL, NULL}}};

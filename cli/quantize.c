@@ -1,16 +1,14 @@
 /* quantize.c: tare quantize: base and recipe in, variant and report out. */
 #include <jansson.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
+#include <time.h>
 
-#include "cli/cli.h"
-#include "cli/progress.h"
+#include "cli/texts.h"
 #include "compress/calibrate.h"
 #include "compress/digest.h"
-#include "compress/quantise.h"
+#include "compress/report.h"
 #include "hal/block.h"
 #include "hal/engine.h"
 #include "model/gguf.h"
@@ -26,9 +24,10 @@ struct quantize_settings {
     const char *method;
     const char *scheme;
     const char *profile;
-    struct cli_list texts;
+    struct cli_list texts, languages;
     int64_t tokens;
-    int64_t memory;
+    struct cli_list eval_texts, eval_languages, gates;
+    int64_t seed;
     const char *report;
     bool dry_run, measure, export;
 };
@@ -54,13 +53,22 @@ static const struct cli_option options[] = {
      .offset = offsetof(struct quantize_settings, profile), .help = "activation statistics: ours or an imatrix"},
     {.name = "text", .kind = CLI_LIST, .value = "FILE", .is_greedy = true,
      .offset = offsetof(struct quantize_settings, texts), .help = "calibrate on these first (gptq needs them)"},
+    {.name = "language", .kind = CLI_LIST, .value = "en=FILE", .is_greedy = true,
+     .offset = offsetof(struct quantize_settings, languages), .help = "the same, with equal tokens of every language"},
     {.name = "tokens", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 1e9,
-     .offset = offsetof(struct quantize_settings, tokens), .help = "calibration tokens at most"},
-    {.name = "working-memory", .kind = CLI_BYTES, .value = "SIZE", .minimum = 1 << 20, .maximum = 1e15,
-     .offset = offsetof(struct quantize_settings, memory),
-     .help = "cap on working memory (default 64M; gptq 1G)"},
+     .offset = offsetof(struct quantize_settings, tokens), .help = "calibration tokens at most, per language"},
+    {.name = "eval-text", .kind = CLI_LIST, .value = "FILE", .is_greedy = true,
+     .offset = offsetof(struct quantize_settings, eval_texts), .help = "measure the result on these against the base"},
+    {.name = "eval-language", .kind = CLI_LIST, .value = "en=FILE", .is_greedy = true,
+     .offset = offsetof(struct quantize_settings, eval_languages), .help = "the same per language"},
+    {.name = "gate", .kind = CLI_LIST, .value = "NAME=LIMIT", .is_greedy = true,
+     .offset = offsetof(struct quantize_settings, gates),
+     .help = "beyond it the result stays OUT.gguf.refused, status 1: kld_mean, worst_kld_mean, dppl_percent, top1, ..."},
+    {.name = "seed", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 9e15,
+     .offset = offsetof(struct quantize_settings, seed),
+     .help = "which windows of texts longer than --tokens are taken; 0: the first"},
     {.name = "report", .kind = CLI_TEXT, .value = "FILE.json", .offset = offsetof(struct quantize_settings, report),
-     .help = "also write the JSON report to this file"},
+     .help = "write the report as JSON, and for people as FILE.md; measures every tensor"},
     {.name = "measure", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, measure),
      .help = "measure the weighted error of every tensor"},
     {.name = "dry-run", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, dry_run),
@@ -79,9 +87,12 @@ struct job {
     struct plan *plan;
     char base_sha256[65];
     char profile_sha256[65];
-    const char *text[RECIPE_TEXTS_MAX];
-    struct calibrate_text calibrate[RECIPE_TEXTS_MAX];
-    uint32_t texts;
+    struct texts texts, eval_texts;
+    struct judge judge;
+    struct judge_verdicts verdicts;
+    bool is_judged;
+    struct report report;
+    double stage_s; /* when the stage in work began */
     struct fault fault;
 };
 
@@ -89,6 +100,39 @@ static int fail(struct job *j, enum err e)
 {
     return cli_fail(j->call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
                     j->fault.text[0] ? j->fault.text : cli_sentence(e));
+}
+
+/* The command line's texts, else the recipe's; and the gates of both. */
+static int take_texts(struct job *j)
+{
+    const struct quantize_settings *s = j->settings;
+    const struct recipe *r = &j->recipe;
+    struct texts *t = &j->texts;
+    int status = texts_take(j->call, &s->texts, &s->languages, "--language", t);
+    if (status == CLI_DONE)
+        status = texts_take(j->call, &s->eval_texts, &s->eval_languages, "--eval-language", &j->eval_texts);
+    if (status == CLI_DONE)
+        status = texts_gates(j->call, &s->gates, &j->recipe.gates);
+    for (uint32_t i = 0; t->count < TEXTS_MAX && s->texts.count + s->languages.count == 0 && i < r->texts; i++)
+        texts_add(t, r->text[i].path, r->text[i].language[0] ? r->text[i].language : "text");
+    if (t->count > RECIPE_TEXTS_MAX)
+        return cli_fail(j->call, CLI_USAGE, NULL, "--text", "expected at most %d files", RECIPE_TEXTS_MAX);
+    return status;
+}
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* What was done since the last call has this name. */
+static void end_stage(struct job *j, const char *name)
+{
+    const double now = now_s();
+    report_stage_add(&j->report, name, now - j->stage_s);
+    j->stage_s = now;
 }
 
 static int take_recipe(struct job *j)
@@ -130,16 +174,9 @@ static int take_recipe(struct job *j)
     }
     if (s->profile)
         snprintf(r->profile, sizeof r->profile, "%s", s->profile);
-    if (s->texts.count > RECIPE_TEXTS_MAX)
-        return cli_fail(j->call, CLI_USAGE, NULL, "--text", "expected at most %d files", RECIPE_TEXTS_MAX);
-    for (size_t i = 0; i < s->texts.count; i++)
-        j->calibrate[j->texts++] = (struct calibrate_text){.path = s->texts.items[i], .language = "text"};
-    for (uint32_t i = 0; s->texts.count == 0 && i < r->texts; i++)
-        j->calibrate[j->texts++] = (struct calibrate_text){
-            .path = r->text[i].path, .language = r->text[i].language[0] ? r->text[i].language : "text"};
-    for (uint32_t i = 0; i < j->texts; i++)
-        j->text[i] = j->calibrate[i].path;
-    return CLI_DONE;
+    if (s->seed)
+        r->seed = (uint64_t)s->seed;
+    return take_texts(j);
 }
 
 static int show_tokens(void *context, const struct calibrate_progress *p)
@@ -171,21 +208,22 @@ static int take_profile(struct job *j)
             e = digest_file(j->recipe.profile, j->profile_sha256, NULL);
         return e ? fail(j, e) : CLI_DONE;
     }
-    if (j->texts == 0 || j->recipe.method == RECIPE_RTN)
+    if (j->texts.count == 0 || j->recipe.method == RECIPE_RTN)
         return CLI_DONE;
     struct progress progress;
     progress_open(&progress, j->call, "calibrate", "tokens", 0);
     const struct calibrate_options o = {
         .base_path = j->call->operand[0],
         .engine = j->engine,
-        .text = j->calibrate,
-        .texts = j->texts,
+        .text = j->texts.text,
+        .texts = j->texts.count,
         .tokens_per_language = j->settings->tokens ? (uint64_t)j->settings->tokens : j->recipe.tokens,
         .context = j->recipe.context,
         .progress = show_tokens,
         .progress_context = &progress};
     e = calibrate_run(&o, &j->profile, &j->fault);
     progress_close(&progress, e == ERR_NONE);
+    end_stage(j, "calibrate");
     return e ? fail(j, e) : CLI_DONE;
 }
 
@@ -201,128 +239,113 @@ static int make_plan(struct job *j)
         e = plan_errors_measure(j->base, j->profile, j->engine, r->method, SAMPLE_ROWS, show_tensors,
                                 &progress, &j->errors, &j->fault);
         progress_close(&progress, e == ERR_NONE);
+        end_stage(j, "measure");
     }
     if (!e && (e = digest_file(path, j->base_sha256, NULL)))
         fault_set(&j->fault, e, "%s: cannot be read", path);
     if (!e)
         e = plan_make(r, j->base, j->base_sha256, gguf_bytes(j->base), j->profile,
                       j->profile_sha256[0] ? j->profile_sha256 : NULL, j->errors, &device, &j->plan, &j->fault);
+    end_stage(j, "plan");
     return e ? fail(j, e) : CLI_DONE;
 }
 
-static json_t *tensor_rows(const struct job *j, const struct quantise_result *r)
+/* The held-out texts and the gates, while the file has no name yet. */
+static enum err judge_part(void *context, const char *path, uint64_t bytes, struct fault *f)
 {
-    json_t *rows = json_array();
-    for (uint32_t i = 0; i < j->plan->tensors; i++) {
-        const struct plan_tensor *t = &j->plan->tensor[i];
-        json_t *row = json_pack("{s:s, s:s, s:s, s:s, s:b, s:I}", "name", t->name, "from",
-                                block_type(t->from)->name, "type", block_type(t->type)->name, "method",
-                                recipe_method_name(r ? r->tensor[i].method : t->method), "fallback",
-                                t->is_fallback, "bytes", (json_int_t)plan_tensor_bytes(t));
-        if (r && !isnan(r->tensor[i].error))
-            json_object_set_new(row, "error", json_real(r->tensor[i].error));
-        if (r && !isnan(r->tensor[i].output_error))
-            json_object_set_new(row, "output_error", json_real(r->tensor[i].output_error));
-        json_array_append_new(rows, row);
+    struct job *j = context;
+    enum err e = ERR_NONE;
+    end_stage(j, "quantise");
+    if (j->eval_texts.count) {
+        struct progress bar;
+        progress_open(&bar, j->call, "evaluate", "texts", 0);
+        const struct judge_options o = {.text = j->eval_texts.text,
+                                        .texts = j->eval_texts.count,
+                                        .context_least = 64,
+                                        .progress = texts_show,
+                                        .progress_context = &bar};
+        e = judge_files(path, j->call->operand[0], j->engine, &o, &j->judge, f);
+        progress_close(&bar, e == ERR_NONE);
+        j->is_judged = e == ERR_NONE;
+        end_stage(j, "evaluate");
     }
-    return rows;
+    judge_gates(&j->recipe.gates, j->is_judged ? &j->judge : NULL, bytes, &j->verdicts);
+    return e;
 }
 
-static double parameters(const struct plan *p)
+/* The report where it is wanted, and its short form on standard output. */
+static int answer(struct job *j, const struct quantise_result *result)
 {
-    double values = 0;
-    for (uint32_t i = 0; i < p->tensors; i++)
-        values += (double)p->tensor[i].rows * p->tensor[i].cols;
-    return values;
+    struct report *r = &j->report;
+    char *text = NULL;
+    size_t bytes = 0;
+    r->version = TARE_VERSION;
+    r->base = j->call->operand[0];
+    r->variant = j->settings->out;
+    r->profile = j->recipe.profile;
+    r->plan = j->plan;
+    r->result = result;
+    r->engine = j->engine;
+    r->goal = recipe_goal_name(j->recipe.goal);
+    r->method = recipe_method_name(j->recipe.method);
+    r->judge = j->is_judged ? &j->judge : NULL;
+    r->verdicts = j->verdicts.count ? &j->verdicts : NULL;
+    r->memory_bytes = (uint64_t)j->call->common.memory_bytes;
+    r->peak_rss_bytes = report_peak_rss();
+    FILE *to = open_memstream(&text, &bytes);
+    if (to) {
+        report_text(r, !result, to);
+        if (fclose(to) == 0)
+            cli_print(j->call, "%s", text);
+        free(text);
+    }
+    cli_answer(j->call, report_json(r));
+    if (j->settings->report && report_save(r, j->settings->report, &j->fault))
+        return cli_fail(j->call, CLI_ENVIRONMENT, NULL, NULL, "%s", j->fault.text);
+    return CLI_DONE;
 }
 
-/* What the scheme's own container would take: the weights it holds, and the rest as it is. */
-static void answer_scheme(struct job *j, json_t *doc)
+/* A missed gate keeps the file from its name, but not the report from being written. */
+static enum err judge_all(void *context, const char *path, uint64_t bytes, struct fault *f)
 {
-    char words[SCHEME_TEXT_MAX], size[32];
-    double bytes = 0;
-    uint32_t held = 0;
-    if (j->plan->scheme.bits == 0)
-        return;
-    for (uint32_t i = 0; i < j->plan->tensors; i++) {
-        const struct plan_tensor *t = &j->plan->tensor[i];
-        const bool is_scheme = t->method == RECIPE_SCHEME;
-        bytes += (double)(is_scheme ? scheme_bytes(&j->plan->scheme, t->rows, t->cols) : plan_tensor_bytes(t));
-        held += is_scheme && block_type(t->type)->codes > 0;
-    }
-    scheme_print(&j->plan->scheme, words);
-    json_object_set_new(doc, "scheme", json_string(words));
-    json_object_set_new(doc, "scheme_tensor_bytes", json_real(bytes));
-    json_object_set_new(doc, "scheme_bpw", json_real(8 * bytes / parameters(j->plan)));
-    cli_print(j->call, "scheme %s: its own container would hold the tensors in %s, %.3f bits per weight%s\n", words,
-              cli_bytes(bytes, size), 8 * bytes / parameters(j->plan),
-              held ? "" : "; simulated: this file holds its values as floats");
-}
-
-static int answer(struct job *j, const struct quantise_result *r)
-{
-    char size[32], base_size[32];
-    struct rusage usage;
-    const double bpw = plan_bpw(j->plan);
-    getrusage(RUSAGE_SELF, &usage);
-    json_t *doc = json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:f, s:f, s:f, s:s}", "base", j->call->operand[0],
-                            "base_sha256", j->base_sha256, "variant", j->settings->out, "predicted_bytes",
-                            (json_int_t)j->plan->variant_bytes, "base_bytes", (json_int_t)j->plan->base_bytes,
-                            "parameters", parameters(j->plan), "bpw", bpw, "ratio_fp32", 32 / bpw,
-                            "ratio_fp16", 16 / bpw, "method", recipe_method_name(j->recipe.method));
-    if (j->plan->profile_sha256[0])
-        json_object_set_new(doc, "profile_sha256", json_string(j->plan->profile_sha256));
-    if (r) {
-        json_object_set_new(doc, "bytes", json_integer((json_int_t)r->bytes));
-        json_object_set_new(doc, "sha256", json_string(r->sha256));
-        json_object_set_new(doc, "seconds", json_real(r->seconds));
-        json_object_set_new(doc, "tensors_resumed", json_integer(r->tensors_resumed));
-        json_object_set_new(doc, "peak_rss_bytes", json_integer((json_int_t)usage.ru_maxrss * 1024));
-        json_object_set_new(doc, "plugin", json_string(j->engine->ops.name));
-    }
-    json_object_set_new(doc, "tensors", tensor_rows(j, r));
-    cli_print(j->call, "%s: %s of %s, %.3f bits per weight, %.2f x smaller than FP32, %.2f x than FP16\n",
-              j->settings->out, cli_bytes((double)j->plan->variant_bytes, size),
-              cli_bytes((double)j->plan->base_bytes, base_size), bpw, 32 / bpw, 16 / bpw);
-    answer_scheme(j, doc);
-    for (uint32_t i = 0; !r && i < j->plan->tensors; i++)
-        cli_print(j->call, "  %-32s %-6s %s%s\n", j->plan->tensor[i].name, block_type(j->plan->tensor[i].type)->name,
-                  recipe_method_name(j->plan->tensor[i].method), j->plan->tensor[i].is_fallback ? " (fallback)" : "");
-    if (r)
-        cli_print(j->call, "sha256 %s, %.2f s, peak %s\n", r->sha256, r->seconds,
-                  cli_bytes((double)usage.ru_maxrss * 1024, size));
-    int status = CLI_DONE;
-    if (j->settings->report && json_dump_file(doc, j->settings->report, JSON_INDENT(2) | JSON_SORT_KEYS))
-        status = cli_fail(j->call, CLI_ENVIRONMENT, j->settings->report, NULL, "cannot be written");
-    cli_answer(j->call, doc);
-    return status;
+    struct job *j = context;
+    const enum err e = judge_part(j, path, bytes, f);
+    return e ? e : judge_check(&j->verdicts, f);
 }
 
 static int derive(struct job *j)
 {
-    struct quantise_result r;
+    const struct quantize_settings *s = j->settings;
+    struct quantise_result r = {0};
     struct progress progress;
     double total = 0;
     for (uint32_t i = 0; i < gguf_tensors(j->base); i++)
         total += (double)gguf_tensor(j->base, i)->bytes;
     progress_open(&progress, j->call, "quantise", "bytes", total);
     const struct quantise_options o = {.base_path = j->call->operand[0],
-                                       .out_path = j->settings->out,
+                                       .out_path = s->out,
                                        .plan = j->plan,
                                        .profile = j->profile,
                                        .engine = j->engine,
-                                       .memory_bytes = (uint64_t)j->settings->memory,
-                                       .is_measured = j->settings->measure,
-                                       .text = j->text,
-                                       .texts = j->texts,
-                                       .text_tokens = (uint64_t)j->settings->tokens,
+                                       .memory_bytes = (uint64_t)j->call->common.memory_bytes,
+                                       .is_measured = s->measure || s->report,
+                                       .text = j->texts.path,
+                                       .language = j->texts.name,
+                                       .texts = j->texts.count,
+                                       .text_tokens = (uint64_t)s->tokens,
                                        .progress = show_bytes,
-                                       .progress_context = &progress};
+                                       .progress_context = &progress,
+                                       .accept = judge_all,
+                                       .accept_context = j};
     const enum err e = quantise_run(&o, &r, &j->fault);
     progress_close(&progress, e == ERR_NONE);
-    if (e)
+    if (e && e != ERR_GATE)
         return fail(j, e);
-    const int status = answer(j, &r);
+    struct fault missed = j->fault;
+    int status = answer(j, &r);
+    if (status == CLI_DONE)
+        status = e ? cli_fail(j->call, CLI_FAILED, NULL, NULL, "%.300s; the file is %s.refused", missed.text, s->out)
+                   : texts_verdict(j->call, &j->verdicts);
     quantise_result_close(&r);
     return status;
 }
@@ -335,6 +358,8 @@ static int quantize(struct cli_call *call)
         return cli_fail(call, CLI_ENVIRONMENT, NULL, NULL, "no memory");
     j->call = call;
     j->settings = call->settings;
+    j->stage_s = now_s();
+    j->report.sensitivity = "names";
     int status = take_recipe(j);
     if (status != CLI_DONE)
         goto out;
@@ -381,4 +406,7 @@ const struct cli_verb cli_quantize = {
         {"tare quantize base.gguf -o small.gguf --type Q4_K --profile profile.gguf", "every weight Q4_K, weighted"},
         {"tare quantize base.gguf -o small.gguf --bpw 4.5 --text notes.txt --method gptq",
          "the best file of 4.5 bits per weight"},
+        {"tare quantize base.gguf -o small.gguf --language en=en.txt zh=zh.txt --eval-language en=e.txt zh=z.txt "
+         "--gate worst_kld_mean=0.02 --report report.json",
+         "calibrated on equal tokens of both; refused if either loses more"},
         {NULL, NULL}}};

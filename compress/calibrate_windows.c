@@ -23,7 +23,7 @@ struct cutting {
     struct fault *fault;
 };
 
-static enum err read_text(const char *path, char **out, size_t *bytes, struct fault *f)
+enum err calibrate_windows_read(const char *path, char **out, size_t *bytes, struct fault *f)
 {
     enum err e = ERR_NONE;
     char *text = NULL;
@@ -76,7 +76,7 @@ static enum err add_text(struct cutting *c, const struct calibrate_text *t)
     struct language *l = language_of(c, t);
     if (!l)
         return fault_set(c->fault, ERR_ARGUMENT, "expected at most %d languages", LANGUAGES_MAX);
-    enum err e = read_text(t->path, &text, &bytes, c->fault);
+    enum err e = calibrate_windows_read(t->path, &text, &bytes, c->fault);
     if (e)
         return e;
     uint32_t *token = realloc(l->token, (l->tokens + bytes + 4) * sizeof *token);

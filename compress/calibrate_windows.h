@@ -25,6 +25,9 @@ struct calibrate_windows {
     uint32_t *token;                 /* all of them */
 };
 
+/* A whole file, at most 1 GiB; the caller frees it. Errors: ERR_IO, ERR_MEMORY. */
+NODISCARD enum err calibrate_windows_read(const char *path, char **out, size_t *bytes, struct fault *f);
+
 /* per_language: tokens at most, 0: all; balanced: as many of each language as the shortest has.
  * Errors: ERR_IO, ERR_ARGUMENT (no text, or one shorter than a window), ERR_MEMORY. */
 NODISCARD enum err calibrate_windows_open(const struct tokenizer *t, const struct calibrate_text *text,

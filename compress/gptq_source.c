@@ -140,6 +140,18 @@ static void choose_band(struct gptq_source *s)
         s->band--;
 }
 
+static uint32_t languages_of(const struct gptq_source_options *o)
+{
+    uint32_t languages = 0;
+    for (uint32_t i = 0; i < o->texts; i++) {
+        bool is_new = true;
+        for (uint32_t k = 0; k < i; k++)
+            is_new = is_new && strcmp(o->text[k].language, o->text[i].language) != 0;
+        languages += is_new;
+    }
+    return languages ? languages : 1;
+}
+
 enum err gptq_source_open(const struct gptq_source_options *options, struct gptq_source **out,
                           struct fault *f)
 {
@@ -162,9 +174,9 @@ enum err gptq_source_open(const struct gptq_source_options *options, struct gptq
             context = trained;
     }
     if (!e) {
-        const uint64_t tokens = options->tokens ? options->tokens : TOKENS_DEFAULT;
-        e = calibrate_windows_open(tokenizer, options->text, options->texts, context, tokens, false,
-                                   &s->windows, f);
+        const uint64_t tokens = options->tokens ? options->tokens : TOKENS_DEFAULT / languages_of(options);
+        e = calibrate_windows_open(tokenizer, options->text, options->texts, context, tokens,
+                                   languages_of(options) > 1, &s->windows, f);
     }
     tokenizer_close(tokenizer);
     if (e) {

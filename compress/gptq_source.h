@@ -22,7 +22,7 @@ struct gptq_source_options {
     struct engine *engine;
     const struct calibrate_text *text;
     uint32_t texts;
-    uint64_t tokens;       /* of all texts together; 0: 32768 */
+    uint64_t tokens;       /* per language, equal for all; 0: 32768 of all together */
     uint64_t memory_bytes; /* for Hessians and factors; 0: 1 GiB */
     uint32_t threads;
     bool is_resumed;       /* OUT.work is of the same run: keep it */

@@ -370,7 +370,7 @@ static enum err open_source(struct work *w, uint32_t done)
     if (o->texts == 0 || o->texts > RECIPE_TEXTS_MAX)
         return fault_set(w->fault, ERR_ARGUMENT, "gptq: expected 1 to %d calibration texts", RECIPE_TEXTS_MAX);
     for (uint32_t i = 0; i < o->texts; i++)
-        text[i] = (struct calibrate_text){.path = o->text[i], .language = "text"};
+        text[i] = (struct calibrate_text){.path = o->text[i], .language = o->language ? o->language[i] : "text"};
     const struct gptq_source_options options = {.out_path = o->out_path,
                                                 .plan = w->plan,
                                                 .base = w->base,
@@ -411,17 +411,42 @@ static enum err open_all(struct work *w, uint32_t *done)
     return e ? e : open_source(w, *done);
 }
 
-static void close_all(struct work *w)
+static void release(struct work *w)
 {
-    quantise_file_close(w->file);
     gptq_source_close(w->source);
     awq_close(w->awq);
-    engine_close(w->own);
-    gguf_close(w->base);
     free(w->x);
     free(w->y);
     free(w->h);
     free(w->out);
+    w->source = NULL;
+    w->awq = NULL;
+    w->x = w->y = w->h = NULL;
+    w->out = NULL;
+}
+
+static void close_all(struct work *w)
+{
+    release(w);
+    quantise_file_close(w->file);
+    engine_close(w->own);
+    gguf_close(w->base);
+}
+
+/* The judge may open models: what the encoding held is given back first. */
+static enum err finish(struct work *w, struct quantise_result *r)
+{
+    const struct quantise_options *o = w->options;
+    release(w);
+    gptq_source_discard(o->out_path);
+    enum err e = quantise_file_finish(w->file, w->plan->variant_sha256, r->sha256, &r->bytes, w->fault);
+    if (e)
+        return e;
+    if (o->accept && (e = o->accept(o->accept_context, quantise_file_part(w->file), r->bytes, w->fault))) {
+        quantise_file_refuse(w->file);
+        return e;
+    }
+    return quantise_file_commit(w->file, w->fault);
 }
 
 static double now_s(void)
@@ -482,17 +507,17 @@ enum err quantise_run(const struct quantise_options *options, struct quantise_re
             goto out;
     }
     r.tensors_resumed = done;
-    gptq_source_discard(options->out_path);
-    e = quantise_file_commit(w.file, w.plan->variant_sha256, r.sha256, &r.bytes, w.fault);
+    e = finish(&w, &r);
     r.seconds = now_s() - start;
 out:
     close_all(&w);
     if (e) {
         if (w.fault->text[0] == 0)
             fault_set(w.fault, e, "%s: %s", options->out_path, err_name(e));
-        quantise_result_close(&r);
-    } else {
-        *out = r;
+        if (e != ERR_GATE)
+            quantise_result_close(&r);
     }
+    if (!e || e == ERR_GATE)
+        *out = r;
     return e;
 }

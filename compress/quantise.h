@@ -27,6 +27,9 @@ struct quantise_progress {
 /* Called from the calling thread, at least once per tensor. Non-zero stops: ERR_CANCELLED, resumable. */
 typedef int quantise_progress_fn(void *context, const struct quantise_progress *progress);
 
+/* Judge the finished file before it gets its name: an error keeps it as OUT.refused and ends the run. */
+typedef enum err quantise_accept_fn(void *context, const char *path, uint64_t bytes, struct fault *f);
+
 struct quantise_options {
     const char *base_path;
     const char *out_path;
@@ -37,10 +40,13 @@ struct quantise_options {
     uint64_t memory_bytes;          /* cap on working memory, 0: 64 MiB; at least 1 MiB */
     bool is_measured;               /* also measure the error of every tensor (costs a decode) */
     const char *const *text;        /* gptq only: calibration texts for the Hessians */
+    const char *const *language;    /* [texts], equal tokens of each; NULL: one group */
     uint32_t texts;
-    uint64_t text_tokens;           /* gptq only: tokens at most, 0: 16384 */
+    uint64_t text_tokens;           /* gptq only: tokens per language at most, 0: 32768 of all together */
     quantise_progress_fn *progress; /* may be NULL */
     void *progress_context;
+    quantise_accept_fn *accept;     /* may be NULL */
+    void *accept_context;
 };
 
 struct quantise_tensor {
@@ -63,8 +69,8 @@ struct quantise_result {
 };
 
 /* Errors: ERR_MISMATCH (plan and base disagree, or the digest is not the predicted one; the file is kept
- * as OUT.refused then), ERR_FORMAT, ERR_IO, ERR_MEMORY, ERR_CANCELLED, ERR_UNSUPPORTED. On any error OUT
- * is untouched. */
+ * as OUT.refused then), what accept gave (the same), ERR_FORMAT, ERR_IO, ERR_MEMORY, ERR_CANCELLED, ERR_UNSUPPORTED. On any error OUT
+ * is untouched and *out too, but with ERR_GATE *out is what was made. */
 NODISCARD enum err quantise_run(const struct quantise_options *options, struct quantise_result *out,
                                 struct fault *f);
 void quantise_result_close(struct quantise_result *r);

@@ -249,7 +249,19 @@ enum err quantise_file_checkpoint(struct quantise_file *q, uint32_t tensors)
     return e;
 }
 
-enum err quantise_file_commit(struct quantise_file *q, const char *expected, char sha256[DIGEST_HEX],
+void quantise_file_refuse(struct quantise_file *q)
+{
+    unlink(q->state);
+    if (rename(q->part, q->refused))
+        unlink(q->part);
+}
+
+const char *quantise_file_part(const struct quantise_file *q)
+{
+    return q->part;
+}
+
+enum err quantise_file_finish(struct quantise_file *q, const char *expected, char sha256[DIGEST_HEX],
                               uint64_t *bytes, struct fault *f)
 {
     uint8_t hash[DIGEST_BYTES];
@@ -262,14 +274,17 @@ enum err quantise_file_commit(struct quantise_file *q, const char *expected, cha
         return e;
     hex_encode(hash, sizeof hash, sha256);
     *bytes = q->written;
-    if (expected[0] && strcmp(expected, sha256) != 0) {
-        unlink(q->state);
-        if (rename(q->part, q->refused))
-            unlink(q->part);
-        return fault_set(f, ERR_MISMATCH, "%s: the digest is %.12s, the plan predicts %.12s", q->refused,
-                         sha256, expected);
-    }
-    if ((e = gguf_writer_commit(q->writer)))
+    if (expected[0] == 0 || strcmp(expected, sha256) == 0)
+        return ERR_NONE;
+    quantise_file_refuse(q);
+    return fault_set(f, ERR_MISMATCH, "%s: the digest is %.12s, the plan predicts %.12s", q->refused, sha256,
+                     expected);
+}
+
+enum err quantise_file_commit(struct quantise_file *q, struct fault *f)
+{
+    const enum err e = gguf_writer_commit(q->writer);
+    if (e)
         return fault_set(f, e, "%s", gguf_writer_reason(q->writer));
     unlink(q->state);
     return ERR_NONE;

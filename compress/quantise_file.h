@@ -19,10 +19,19 @@ NODISCARD enum err quantise_file_append(struct quantise_file *q, const void *dat
 /* tensors are complete: remembered durably when enough has been written since the last time. */
 NODISCARD enum err quantise_file_checkpoint(struct quantise_file *q, uint32_t tensors);
 
-/* Wait for the digest of everything; then, if expected is "" or equal, put the file in place.
+/* Wait for the digest of everything; expected is "" or what it must be.
  * Errors: ERR_MISMATCH (kept as OUT.refused), ERR_IO. */
-NODISCARD enum err quantise_file_commit(struct quantise_file *q, const char *expected,
+NODISCARD enum err quantise_file_finish(struct quantise_file *q, const char *expected,
                                         char sha256[DIGEST_HEX], uint64_t *bytes, struct fault *f);
+
+/* Put what is finished in place. Errors: ERR_IO. */
+NODISCARD enum err quantise_file_commit(struct quantise_file *q, struct fault *f);
+
+/* Or keep it as OUT.refused; the run is then over too. */
+void quantise_file_refuse(struct quantise_file *q);
+
+/* OUT.part, where the file lies until then. */
+const char *quantise_file_part(const struct quantise_file *q);
 
 /* Without commit the part and its state are left for a later run. NULL is allowed. */
 void quantise_file_close(struct quantise_file *q);

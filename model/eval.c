@@ -19,6 +19,14 @@ struct sums {
     uint64_t count;
 };
 
+struct eval_pool {
+    struct sums sums;
+    float *kld; /* [sums.count]; NULL without references */
+    uint32_t windows, context;
+    uint64_t tokens;
+    double seconds;
+};
+
 struct eval {
     struct model *model, *reference;
     const struct tokenizer *t;
@@ -177,11 +185,12 @@ static double quantile(const float *sorted, uint64_t count, double fraction)
     return (1 - part) * (double)sorted[i] + part * (double)sorted[i + 1 < count ? i + 1 : i];
 }
 
-static void compare(struct eval *v, struct eval_result *out)
+static void compare(const struct sums *s, float *kld, struct eval_result *out)
 {
-    const struct sums *s = &v->sums;
     const double n = (double)s->count;
     const struct eval_value nll = out->nll, base = mean(s->base, s->base2, s->count);
+    const struct eval_value delta =
+        mean(s->nll - s->base, s->nll2 + s->base2 - 2 * s->cross, s->count); /* paired: much tighter */
     const double covariance = n > 1 ? (s->cross / n - nll.value * base.value) / (n - 1) : 0;
     const double ppl = exp(nll.value), reference = exp(base.value);
     const double ratio = exp(nll.value - base.value);
@@ -194,27 +203,81 @@ static void compare(struct eval *v, struct eval_result *out)
     out->perplexity_delta = (struct eval_value){
         ppl - reference, sqrt(fmax(0, ppl_error * ppl_error + reference_error * reference_error -
                                           2 * ppl * reference * covariance))};
+    if (s->bytes)
+        out->nll_per_byte_delta =
+            (struct eval_value){delta.value * n / (double)s->bytes, delta.error * n / (double)s->bytes};
     out->kld = mean(s->kld, s->kld2, s->count);
     out->top1 = (struct eval_value){same, n > 1 ? sqrt(same * (1 - same) / (n - 1)) : 0};
-    qsort(v->kld, s->count, sizeof *v->kld, ascending);
-    out->kld_median = quantile(v->kld, s->count, 0.5);
-    out->kld_90 = quantile(v->kld, s->count, 0.9);
-    out->kld_99 = quantile(v->kld, s->count, 0.99);
-    out->kld_999 = quantile(v->kld, s->count, 0.999);
-    out->kld_max = quantile(v->kld, s->count, 1);
+    qsort(kld, s->count, sizeof *kld, ascending);
+    out->kld_median = quantile(kld, s->count, 0.5);
+    out->kld_90 = quantile(kld, s->count, 0.9);
+    out->kld_99 = quantile(kld, s->count, 0.99);
+    out->kld_999 = quantile(kld, s->count, 0.999);
+    out->kld_max = quantile(kld, s->count, 1);
 }
 
-static void summarise(struct eval *v, uint32_t windows, struct eval_result *out)
+/* kld NULL: there was no reference. */
+static void summarise(const struct sums *s, float *kld, double seconds, uint32_t context, struct eval_result *out)
 {
-    const struct sums *s = &v->sums;
-    *out = (struct eval_result){.windows = windows, .tokens = v->token_count, .scored = s->count};
+    out->scored = s->count;
     out->nll = mean(s->nll, s->nll2, s->count);
     out->perplexity = (struct eval_value){exp(out->nll.value), exp(out->nll.value) * out->nll.error};
     out->nll_per_byte = s->bytes ? s->nll / (double)s->bytes : 0;
-    out->seconds = v->seconds;
-    out->tokens_per_second = v->seconds > 0 ? windows * (double)v->context / v->seconds : 0;
-    if (v->reference)
-        compare(v, out);
+    out->seconds = seconds;
+    out->tokens_per_second = seconds > 0 ? out->windows * (double)context / seconds : 0;
+    if (kld)
+        compare(s, kld, out);
+}
+
+static enum err pool_add(struct eval_pool *p, const struct eval *v)
+{
+    const struct sums *s = &v->sums;
+    const uint64_t count = p->sums.count + s->count;
+    if (v->reference) {
+        float *kld = realloc(p->kld, (count + 1) * sizeof *kld);
+        if (!kld)
+            return ERR_MEMORY;
+        memcpy(kld + p->sums.count, v->kld, s->count * sizeof *kld);
+        p->kld = kld;
+    }
+    p->sums.nll += s->nll;
+    p->sums.nll2 += s->nll2;
+    p->sums.base += s->base;
+    p->sums.base2 += s->base2;
+    p->sums.cross += s->cross;
+    p->sums.kld += s->kld;
+    p->sums.kld2 += s->kld2;
+    p->sums.same_top += s->same_top;
+    p->sums.bytes += s->bytes;
+    p->sums.count = count;
+    p->windows += v->windows;
+    p->context = v->context;
+    p->tokens += v->token_count;
+    p->seconds += v->seconds;
+    return ERR_NONE;
+}
+
+enum err eval_pool_open(struct eval_pool **out)
+{
+    struct eval_pool *p = calloc(1, sizeof *p);
+    if (!p)
+        return ERR_MEMORY;
+    *out = p;
+    return ERR_NONE;
+}
+
+void eval_pool_close(struct eval_pool *p)
+{
+    if (p)
+        free(p->kld);
+    free(p);
+}
+
+void eval_pool_result(struct eval_pool *p, struct eval_result *out)
+{
+    *out = (struct eval_result){.windows = p->windows, .tokens = p->tokens};
+    if (p->sums.count)
+        summarise(&p->sums, p->kld, p->seconds, p->context, out);
 }
 
 static enum err prepare(struct eval *v, const char *text, size_t bytes, const struct eval_options *o)
@@ -283,8 +346,12 @@ enum err eval_text(struct model *m, struct model *reference, const struct tokeni
         else if (!report(&v, i + 1, o))
             e = refuse(&v, ERR_CANCELLED, "cancelled after window %" PRIu32, i + 1);
     }
-    if (!e)
-        summarise(&v, v.windows, out);
+    if (!e && o->pool && (e = pool_add(o->pool, &v)))
+        refuse(&v, e, "no memory for the divergences");
+    if (!e) {
+        *out = (struct eval_result){.windows = v.windows, .tokens = v.token_count};
+        summarise(&v.sums, v.kld, v.seconds, v.context, out);
+    }
     model_truncate(m, 0, 0);
     if (reference)
         model_truncate(reference, 0, 0);

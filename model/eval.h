@@ -23,12 +23,16 @@ struct eval_progress {
     double kld;                  /* mean so far */
 };
 
+/* The scored positions of several texts, for one result over all of them. */
+struct eval_pool;
+
 struct eval_options {
     uint32_t context; /* 0: 512; even; the models must have been opened with at least this */
     uint32_t windows; /* at most; 0: all of the text */
     /* Called after each window; false stops with ERR_CANCELLED. NULL is allowed. */
     bool (*progress)(void *context, const struct eval_progress *p);
     void *progress_context;
+    struct eval_pool *pool; /* gets this text's positions too; NULL is allowed */
 };
 
 /* A value and its standard error. */
@@ -49,6 +53,7 @@ struct eval_result {
     struct eval_value perplexity_reference;
     struct eval_value perplexity_delta;  /* PPL - reference */
     struct eval_value perplexity_ratio;  /* PPL / reference */
+    struct eval_value nll_per_byte_delta; /* nats per byte more than the reference, paired */
     struct eval_value kld;               /* mean of KL(reference || model), nats */
     double kld_median;
     double kld_90;
@@ -66,5 +71,11 @@ struct eval_result {
 NODISCARD enum err eval_text(struct model *m, struct model *reference, const struct tokenizer *t,
                              const char *text, size_t bytes, const struct eval_options *options,
                              struct eval_result *out, char reason[GGUF_REASON_BYTES]);
+
+/* Texts of one pool are all scored with a reference, or all without one. Errors: ERR_MEMORY. */
+NODISCARD enum err eval_pool_open(struct eval_pool **out);
+void eval_pool_close(struct eval_pool *p); /* NULL is allowed */
+/* As if the texts had been one, every scored token weighing the same; zeros for an empty pool. */
+void eval_pool_result(struct eval_pool *p, struct eval_result *out);
 
 #endif

@@ -1,0 +1,91 @@
+#include "cli/texts.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void add(struct texts *t, const char *path, const char *language, size_t bytes)
+{
+    snprintf(t->language[t->count], TEXTS_LANGUAGE_BYTES, "%.*s", (int)bytes, language);
+    t->path[t->count] = path;
+    t->name[t->count] = t->language[t->count];
+    t->text[t->count] = (struct calibrate_text){.path = path, .language = t->language[t->count]};
+    t->count++;
+}
+
+void texts_add(struct texts *t, const char *path, const char *language)
+{
+    if (t->count < TEXTS_MAX)
+        add(t, path, language, strlen(language));
+}
+
+/* "en=FILE" rather than a path with '=' in it: what is before is a short word. */
+static size_t language_bytes(const char *text)
+{
+    const size_t n = strcspn(text, "=/.");
+    return text[n] == '=' && n < TEXTS_LANGUAGE_BYTES ? n : 0;
+}
+
+int texts_take(struct cli_call *call, const struct cli_list *plain, const struct cli_list *languages,
+               const char *option, struct texts *out)
+{
+    out->count = 0;
+    if (plain->count + languages->count > TEXTS_MAX)
+        return cli_fail(call, CLI_USAGE, NULL, NULL, "expected at most %d texts", TEXTS_MAX);
+    for (size_t i = 0; i < plain->count; i++)
+        add(out, plain->items[i], "text", 4);
+    const char *language = NULL;
+    for (size_t i = 0; i < languages->count; i++) {
+        const char *item = languages->items[i];
+        const size_t bytes = language_bytes(item);
+        if (bytes)
+            language = item;
+        if (!language || (bytes && item[bytes + 1] == 0))
+            return cli_fail(call, CLI_USAGE, NULL, option, "'%s': expected LANGUAGE=FILE", item);
+        add(out, bytes ? item + bytes + 1 : item, language, language_bytes(language));
+    }
+    return CLI_DONE;
+}
+
+int texts_gates(struct cli_call *call, const struct cli_list *list, struct recipe_gates *gates)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        const char *item = list->items[i], *equals = strchr(item, '=');
+        char *end = NULL;
+        const double limit = equals ? strtod(equals + 1, &end) : NAN;
+        uint32_t gate = 0;
+        while (equals && gate < RECIPE_GATES && (strlen(recipe_gate_name(gate)) != (size_t)(equals - item) ||
+                                                 strncmp(recipe_gate_name(gate), item, (size_t)(equals - item)) != 0))
+            gate++;
+        if (!equals || gate == RECIPE_GATES || end == equals + 1 || *end || !isfinite(limit))
+            return cli_fail(call, CLI_USAGE, NULL, "--gate",
+                            "'%s': expected NAME=LIMIT with dppl_percent, kld_mean, kld_p99, top1, "
+                            "worst_dppl_percent, worst_kld_mean or file_mib",
+                            item);
+        gates->present |= 1u << gate;
+        gates->limit[gate] = limit;
+    }
+    return CLI_DONE;
+}
+
+bool texts_show(void *context, const struct judge_progress *p)
+{
+    struct progress *bar = context;
+    char note[96];
+    snprintf(note, sizeof note, p->eval.perplexity_reference > 0 ? "%s: PPL %.4f, KLD %.6f" : "%s: PPL %.4f",
+             p->language, p->eval.perplexity, p->eval.kld);
+    bar->total = p->languages;
+    progress_update(bar, p->done + (double)p->eval.windows / (p->eval.windows_total ? p->eval.windows_total : 1), note);
+    return true;
+}
+
+int texts_verdict(struct cli_call *call, const struct judge_verdicts *v)
+{
+    struct fault f = {""};
+    for (uint32_t i = 0; i < v->count; i++)
+        if (!v->verdict[i].is_measured)
+            cli_note(call, "tare: gate %s: not measured here\n", recipe_gate_name(v->verdict[i].gate));
+    const enum err e = judge_check(v, &f);
+    return e ? cli_fail(call, CLI_FAILED, NULL, NULL, "%s", f.text) : CLI_DONE;
+}
