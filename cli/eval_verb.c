@@ -11,7 +11,7 @@ struct eval_settings {
     struct cli_list texts, languages, gates;
     const char *reference, *plan;
     int64_t context, windows;
-    int cache;
+    int cache, activation_bits;
 };
 
 static const struct cli_option options[] = {
@@ -32,6 +32,9 @@ static const struct cli_option options[] = {
      .offset = offsetof(struct eval_settings, windows), .help = "stop after so many; default: the whole text"},
     {.name = "cache", .kind = CLI_CHOICE, .choices = OPEN_MODEL_CACHES, .preset = "f16",
      .offset = offsetof(struct eval_settings, cache), .help = "type of keys and values"},
+    {.name = "activation-bits", .kind = CLI_CHOICE, .choices = "16|8|4",
+     .offset = offsetof(struct eval_settings, activation_bits),
+     .help = "round the input of every linear to so many bits; default: as the plugin does"},
     {.name = NULL}};
 
 static json_t *pair(struct eval_value v)
@@ -157,11 +160,16 @@ static int take_gates(struct cli_call *call, struct recipe_gates *gates)
 
 static int eval(struct cli_call *call)
 {
+    static const uint32_t bits[] = {0, 16, 8, 4};
     const struct eval_settings *s = call->settings;
     const struct model_options o = {.context = (uint32_t)s->context,
                                     .head_rows = 16,
                                     .cache_k = open_model_cache(s->cache),
-                                    .cache_v = open_model_cache(s->cache)};
+                                    .cache_v = open_model_cache(s->cache),
+                                    .rounding = {.bits = bits[s->activation_bits + 1]}};
+    struct model_options plain = o; /* the base is what it is */
+    plain.rounding.bits = 0;
+    plain.cache_k = plain.cache_v = HAL_F16;
     struct open_model m = {NULL, NULL, NULL}, base = {NULL, NULL, NULL};
     struct engine *e = NULL;
     static struct texts texts;
@@ -176,7 +184,7 @@ static int eval(struct cli_call *call)
     if (status == CLI_DONE)
         status = open_model(call, e, call->operand[0], true, &o, &m);
     if (status == CLI_DONE && s->reference)
-        status = open_model(call, e, s->reference, false, &o, &base);
+        status = open_model(call, e, s->reference, false, &plain, &base);
     if (status == CLI_DONE)
         status = evaluate(call, &m, &base, &texts, &gates);
     open_model_close(&m);
@@ -194,7 +202,10 @@ const struct cli_verb cli_eval = {
     .text = "Measured as llama.cpp's perplexity tool does: windows of --context tokens, each scored from its\n"
             "middle on. With --reference also the divergence of the predicted distributions (nats) and how often\n"
             "the likeliest token is the same. With --language every language gets its line, and the gates worst_* hold\n"
-            "for the worst of them.",
+            "for the worst of them.\n\n"
+            "The reference keeps an F16 cache and its own activations, whatever --cache and --activation-bits say.\n"
+            "8 bits are what every plugin does for quantised weights; others are simulated: per 32 values, the\n"
+            "weights held as F32.",
     .options = options,
     .shared = CLI_ENGINE | CLI_OUTPUT,
     .settings_bytes = sizeof(struct eval_settings),

@@ -170,8 +170,11 @@ static void linears(struct forward *f, const struct hal_mat *x, const struct hal
     if (forward_runs(f) && f->seen)
         f->error = f->e->ops.mat_get(f->e->dev, x, 0, x->rows, f->seen,
                                      (size_t)x->rows * x->cols * sizeof(float));
+    const struct hal_mat *rounded = x;
+    if (forward_runs(f) && f->rounding.e)
+        f->error = rounding_apply(&f->rounding, w, count, &rounded);
     if (forward_runs(f))
-        f->error = f->e->ops.matmul(f->e->dev, y, x, weight, count);
+        f->error = f->e->ops.matmul(f->e->dev, y, rounded, weight, count);
     for (uint32_t i = 0; i < count && forward_runs(f); i++) {
         if (f->seen && w[i]->name[0])
             f->observer.linear(f->observer.context, w[i]->name, w[i]->part, f->seen, x->rows, x->cols);

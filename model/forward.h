@@ -8,6 +8,7 @@
 #define FORWARD_H
 
 #include "model/cache.h"
+#include "model/rounding.h"
 #include "model/weights.h"
 
 enum { FORWARD_ACTIVATIONS_MAX = 32, FORWARD_ROPES_MAX = 4, FORWARD_TOGETHER_MAX = 4 };
@@ -40,6 +41,7 @@ struct forward {
     float *angles;      /* [batch, widest rope] host side of the tables */
     float *seen;        /* [batch, cols_max] for the observer; NULL without one */
     struct model_observer observer;
+    struct rounding rounding;
     struct hal_mat hidden; /* [batch, width] what the head reads: rows of outputs */
     bool is_over; /* nothing that is wanted remains to be computed */
     enum err error;

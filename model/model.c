@@ -125,6 +125,10 @@ static void open_parts(struct model *m, const struct model_options *o)
         weights_fail(w, cache_spill_open(&f->cache, o->spill_folder, o->spill_bytes),
                      "no spill file of the cache of %llu bytes", (unsigned long long)o->spill_bytes);
     open_buffers(m);
+    const uint32_t most = f->info.batch > f->info.head_rows ? f->info.batch : f->info.head_rows;
+    if (!w->error)
+        weights_fail(w, rounding_open(&f->rounding, f->e, &o->rounding, most, w->cols_max),
+                     "no rounding of activations to %u bits", o->rounding.bits);
     f->info.parameters = w->parameters;
     f->info.weight_bytes = w->bytes;
     f->info.cache_bytes = f->cache.bytes;
@@ -146,7 +150,8 @@ enum err model_open(const struct gguf *g, struct engine *e, const struct model_o
     const struct model_options *o = options ? options : &presets;
     m->f.e = e;
     m->f.weights = (struct weights){
-        .g = g, .e = e, .reason = reason, .progress = o->progress, .progress_context = o->progress_context};
+        .g = g, .e = e, .is_decoded = !rounding_keeps_blocks(&o->rounding), .reason = reason,
+        .progress = o->progress, .progress_context = o->progress_context};
     if (gguf_string(g, "general.architecture", &architecture) != ERR_NONE || architecture.bytes > 31) {
         weights_fail(&m->f.weights, ERR_FORMAT, "expected the key general.architecture");
     } else {
@@ -184,6 +189,7 @@ void model_close(struct model *m)
         m->family->close(m->state);
     if (m->f.cache.e)
         cache_close(&m->f.cache);
+    rounding_close(&m->f.rounding);
     weights_close(&m->f.weights);
     free(m->state);
     free(m->f.token);

@@ -21,6 +21,17 @@ struct model;
 /* HAL_F32 is zero, which asks for the default. */
 enum { MODEL_CACHE_F32 = 0x10000 };
 
+/* How the inputs of linears are rounded, to see what a device with few activation bits would answer. 8 bits
+ * without limits is what every plugin does for block weights, and is then only added for weights of floats.
+ * Anything else is simulated: block weights are held as F32, at F32's memory and speed. */
+struct model_rounding {
+    uint32_t bits; /* 2 .. 16; 0: as the plugin does */
+    /* Static: the largest |x| of the input of a linear (named by its weight, "" for a part of one) that is
+     * kept; 0: dynamic per 32 values. NULL: dynamic everywhere. */
+    float (*limit)(void *context, const char *tensor);
+    void *context;
+};
+
 /* Zero means the default in every field. */
 struct model_options {
     uint32_t context;   /* positions of one sequence at most; default: as trained, at most 4096 */
@@ -35,6 +46,7 @@ struct model_options {
     uint64_t spill_bytes;     /* of an unnamed file there, at most */
     void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes); /* of loading; or NULL */
     void *progress_context;
+    struct model_rounding rounding;
 };
 
 /* What was opened. Bytes are of the engine's memory. */

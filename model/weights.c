@@ -150,6 +150,8 @@ void weights_close(struct weights *w)
 /* What the engine shall hold: the file's type, or a float that keeps more than the file has. */
 static uint32_t held_type(const struct weights *w, uint32_t type)
 {
+    if (w->is_decoded && block_type(type)->codes > 0)
+        return HAL_F32;
     if (type < 64 && w->e->caps.types >> type & 1)
         return type;
     if (type == HAL_BF16 || type == HAL_F32 || !(w->e->caps.types >> HAL_F16 & 1))

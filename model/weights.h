@@ -36,6 +36,7 @@ struct weights {
     uint64_t done_bytes, total_bytes;
     void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_context;
+    bool is_decoded; /* blocks are held as F32 */
     enum err error;
     char *reason;
     float *piece; /* [piece_floats] for conversions */
