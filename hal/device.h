@@ -53,9 +53,12 @@ struct device_info {
     uint32_t features;        /* enum device_feature */
     uint32_t cores;           /* physical, online */
     uint32_t cpus;            /* logical, online */
-    uint32_t threads;         /* that we may use: affinity mask and cgroup quota, at least 1 */
+    uint32_t allowed_cpus;    /* of these: by affinity mask and cpuset */
+    double quota_cpus;        /* of our cgroups, "1.5 CPUs"; 0: none */
+    uint32_t threads;         /* that we may use: the allowed ones and the quota rounded up, at least 1 */
     uint64_t memory_bytes;    /* of the machine */
-    uint64_t limit_bytes;     /* of our cgroup; 0: none */
+    uint64_t limit_bytes;     /* of our cgroups; 0: none */
+    uint64_t limit_left_bytes; /* of the limit, less what is in use and cannot be dropped */
     uint64_t available_bytes; /* now, within the limit */
     uint64_t l2_bytes;        /* of cpu0 */
     uint64_t l3_bytes;
@@ -67,8 +70,11 @@ struct device_info {
  * Errors: ERR_ARGUMENT. */
 NODISCARD enum err device_probe(const struct device_source *source, struct device_info *out);
 
-/* Threads that this process may use: affinity and cgroup quota, at least 1. */
+/* Threads that this process may use: affinity, cpuset and cgroup quota, at least 1. */
 uint32_t device_threads(void);
+
+/* Bytes that the memory limits of our cgroups leave now; UINT64_MAX: there is no limit. */
+uint64_t device_memory_left(void);
 
 /* The names of the feature bits, comma-separated, in ascending order: "avx2,avx512-vnni".
  * Returns the number of bytes needed; text may be short. */

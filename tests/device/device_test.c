@@ -122,6 +122,34 @@ static void test_bare(void)
     CU_ASSERT_FALSE(info.has_energy);
 }
 
+/* Version 2 as a container sees it: its own group is the root of what is mounted. */
+static void test_container(void)
+{
+    const struct device_source source = {.root = SOURCE_DIR "/tests/device/container"};
+    const struct device_info info = probe(&source);
+    CU_ASSERT_EQUAL(info.cpus, 8);
+    CU_ASSERT_EQUAL(info.allowed_cpus, 5); /* the cpuset is narrower than the mask */
+    CU_ASSERT_DOUBLE_EQUAL(info.quota_cpus, 1.5, 1e-9);
+    CU_ASSERT_EQUAL(info.threads, 2);
+    CU_ASSERT_EQUAL(info.limit_bytes, 512 << 20);
+    /* 384 MiB in use, 256 MiB of it files that nobody asked for of late */
+    CU_ASSERT_EQUAL(info.limit_left_bytes, 384 << 20);
+    CU_ASSERT_EQUAL(info.available_bytes, 384 << 20);
+}
+
+/* Version 1, each controller elsewhere, beside an empty version 2. */
+static void test_hybrid(void)
+{
+    const struct device_source source = {.root = SOURCE_DIR "/tests/device/hybrid"};
+    const struct device_info info = probe(&source);
+    CU_ASSERT_EQUAL(info.allowed_cpus, 4);
+    CU_ASSERT_DOUBLE_EQUAL(info.quota_cpus, 6, 1e-9); /* of the parent; the mount begins in a container */
+    CU_ASSERT_EQUAL(info.threads, 4);
+    CU_ASSERT_EQUAL(info.limit_bytes, 512 << 20);
+    CU_ASSERT_EQUAL(info.limit_left_bytes, 128 << 20); /* the parent has a larger limit, but less is left */
+    CU_ASSERT_EQUAL(info.available_bytes, 128 << 20);
+}
+
 static void test_here(void)
 {
     char text[8];
@@ -130,6 +158,9 @@ static void test_here(void)
     CU_ASSERT_TRUE(info.cores >= 1 && info.cores <= info.cpus);
     CU_ASSERT_TRUE(info.memory_bytes > 0 && info.available_bytes <= info.memory_bytes);
     CU_ASSERT_EQUAL(device_threads(), info.threads);
+    CU_ASSERT_TRUE(info.allowed_cpus >= info.threads && info.allowed_cpus <= info.cpus);
+    CU_ASSERT_TRUE((info.limit_bytes == 0) == (device_memory_left() == UINT64_MAX) ||
+                   info.limit_bytes >= info.memory_bytes);
     CU_ASSERT_EQUAL(device_probe(NULL, NULL), ERR_ARGUMENT);
     /* cut to the room there is, and the room that it needs */
     CU_ASSERT_EQUAL(device_features(DEVICE_AVX2 | DEVICE_AVX_VNNI, text, sizeof text), 14);
@@ -146,4 +177,5 @@ static void test_speed(void)
 }
 
 RUN_SUITE("device", {"Raspberry Pi 5 in a cgroup", test_pi5}, {"server", test_server},
-          {"nothing known", test_bare}, {"this machine", test_here}, {"speed", test_speed})
+          {"nothing known", test_bare}, {"cgroups of version 2", test_container},
+          {"cgroups of version 1", test_hybrid}, {"this machine", test_here}, {"speed", test_speed})
