@@ -205,6 +205,7 @@ enum err check_plugin(const struct hal_plugin *plugin, const struct check_option
     if (options != NULL)
         o = *options;
     o.seed = o.seed != 0 ? o.seed : 1;
+    o.threads = o.threads != 0 ? o.threads : 2;
     struct check_run c = {.plugin = plugin, .options = &o, .report = report, .random = o.seed};
     start_op(&c, "probe");
     enum err e = plugin->probe(o.path, &c.caps);
@@ -213,7 +214,7 @@ enum err check_plugin(const struct hal_plugin *plugin, const struct check_option
     e = scalar_plugin.open(&check_host_plain, &c.reference);
     if (e != ERR_NONE)
         return check_fail(&c, e, "the check has no memory");
-    check_host_start(&host, o.threads != 0 ? o.threads : 2, o.path);
+    check_host_start(&host, o.threads, o.path);
     e = run_all(&c, &host);
     scalar_plugin.close(c.reference);
     if (e == ERR_NONE)

@@ -94,6 +94,24 @@ static enum err check_several(struct check_run *c)
     return e;
 }
 
+/* With one thread the same comes out; numbers out of range are refused. */
+static enum err check_limited(struct check_run *c)
+{
+    enum err (*limit)(void *, uint32_t) = c->plugin->limit_threads;
+    const uint32_t threads = c->options->threads;
+    if (limit == NULL)
+        return ERR_NONE;
+    check_case(c, "limit_threads of %u", threads);
+    if (limit(c->dev, 0) != ERR_ARGUMENT || limit(c->dev, threads + 1) != ERR_ARGUMENT)
+        return check_fail(c, ERR_MISMATCH, "takes a number of threads out of range");
+    enum err e = limit(c->dev, 1);
+    if (e == ERR_NONE)
+        e = check_several(c);
+    if (e == ERR_NONE)
+        e = limit(c->dev, threads);
+    return e == ERR_NONE ? e : check_fail(c, e, "limit_threads: %s", err_name(e));
+}
+
 /* One NaN among the activations must show in that token's outputs and in no other's. */
 static enum err check_nan(struct check_run *c, uint32_t type)
 {
@@ -168,6 +186,8 @@ enum err check_matmul(struct check_run *c)
         return e;
     if (e == ERR_NONE)
         e = check_several(c);
+    if (e == ERR_NONE)
+        e = check_limited(c);
     if (e == ERR_NONE)
         e = check_nan(c, HAL_Q8_0);
     if (e == ERR_NONE && (c->caps.types >> HAL_Q4_K & 1u))

@@ -64,6 +64,21 @@ uint64_t engine_memory_peak(void)
     return atomic_load(&memory_peak);
 }
 
+uint64_t engine_memory_budget(void)
+{
+    return atomic_load(&memory_budget);
+}
+
+/* The operator's word, or, where a cgroup has a limit, what it leaves beside what engines have already. */
+static uint64_t budget_of(const struct engine_options *o)
+{
+    const uint64_t left = device_memory_left();
+    if (left == UINT64_MAX)
+        return o->budget_bytes;
+    const uint64_t most = left + engine_memory_used();
+    return o->budget_bytes != 0 && o->budget_bytes < most ? o->budget_bytes : most != 0 ? most : 1;
+}
+
 static void note(struct engine_refusal *to, const struct select_plugin *from)
 {
     snprintf(to->name, sizeof to->name, "%s", from->name);
@@ -181,7 +196,7 @@ enum err engine_open(const struct engine_options *options, struct engine **out,
     struct engine *engine = calloc(1, sizeof *engine);
     if (engine == NULL)
         return ERR_MEMORY;
-    atomic_store(&memory_budget, o->budget_bytes);
+    atomic_store(&memory_budget, budget_of(o));
     engine->host = (struct hal_host){host_alloc, host_release, o->log != NULL ? o->log : silence,
                                      o->threads != 0 ? o->threads : device_threads(), NULL};
     const enum err e = open_best(engine, o);
@@ -195,8 +210,21 @@ enum err engine_open(const struct engine_options *options, struct engine **out,
         free(engine);
         return e;
     }
+    engine->threads = engine->host.threads;
     *out = engine;
     return ERR_NONE;
+}
+
+enum err engine_limit_threads(struct engine *engine, uint32_t threads)
+{
+    if (threads == 0 || threads > engine->host.threads)
+        return ERR_ARGUMENT;
+    if (engine->ops.limit_threads == NULL)
+        return threads == engine->threads ? ERR_NONE : ERR_UNSUPPORTED;
+    const enum err e = engine->ops.limit_threads(engine->dev, threads);
+    if (e == ERR_NONE)
+        engine->threads = threads;
+    return e;
 }
 
 void engine_close(struct engine *engine)

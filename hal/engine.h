@@ -28,13 +28,14 @@ struct engine_options {
     const char *folder; /* of plugin files; NULL: the build's or the installed one */
     const char *const *keys; /* further minisign public keys, one base64 line each; NULL: none */
     uint32_t key_count;
-    uint64_t budget_bytes; /* host memory for this process' engines; 0: no limit of ours */
+    uint64_t budget_bytes; /* host memory for this process' engines; 0: none but the cgroup's limit, if it
+                            * has one: an allocation that would end in a kill is refused instead */
     int is_unchecked;      /* 1: skip the first contact in a child; for `tare check` and tests */
     void (*log)(int syslog_level, const char *message); /* NULL: silence */
 };
 
 struct engine {
-    struct hal_plugin ops; /* no NULL among the operations */
+    struct hal_plugin ops; /* no NULL among the operations; limit_threads is none */
     void *dev;
     struct hal_caps caps;
     struct hal_host host;  /* host.alloc and host.release count against the budget */
@@ -42,6 +43,7 @@ struct engine {
     struct engine_refusal
         refused[ENGINE_REFUSALS_MAX]; /* what was tried before and did not serve */
     uint32_t refusals;
+    uint32_t threads; /* in use: host.threads, or what engine_limit_threads said */
 };
 
 /* Pick, check, load and open a plugin. out gets an engine, or NULL on error.
@@ -53,11 +55,17 @@ struct engine {
 NODISCARD enum err engine_open(const struct engine_options *options, struct engine **out,
                                struct engine_refusal *refusal);
 
+/* Compute with at most so many threads from here on, 1 .. host.threads. Errors: ERR_UNSUPPORTED (the plugin
+ * cannot: nothing has changed), ERR_ARGUMENT. */
+NODISCARD enum err engine_limit_threads(struct engine *engine, uint32_t threads);
+
 /* NULL is allowed. All matrices of the engine must have been freed. */
 void engine_close(struct engine *engine);
 
 /* Bytes that are out through hal_host now, and the most there ever were. Any thread. */
 uint64_t engine_memory_used(void);
 uint64_t engine_memory_peak(void);
+/* The budget in force; 0: none. */
+uint64_t engine_memory_budget(void);
 
 #endif

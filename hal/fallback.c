@@ -388,6 +388,13 @@ static enum err copy(void *dev, const struct hal_mat *y, uint32_t y_col, const s
     return e;
 }
 
+static enum err limit_threads(void *dev, uint32_t threads)
+{
+    struct fallback *f = dev;
+    const enum err e = f->plugin.limit_threads(f->dev, threads);
+    return e != ERR_NONE ? e : scalar_limit_threads(&f->scalar, threads);
+}
+
 enum err fallback_open(const struct hal_plugin *plugin, void *plugin_dev,
                        const struct hal_host *host, struct hal_plugin *ops, void **dev)
 {
@@ -426,7 +433,8 @@ enum err fallback_open(const struct hal_plugin *plugin, void *plugin_dev,
                                scatter,
                                encode,
                                decode,
-                               copy};
+                               copy,
+                               plugin->limit_threads != NULL ? limit_threads : NULL};
     *dev = f;
     return ERR_NONE;
 }

@@ -221,6 +221,11 @@ struct hal_plugin {
     /* y[r, y_col + i] = x[r, x_col + i] for i < cols and every row; the rest of y stays */
     enum err (*copy)(void *dev, const struct hal_mat *y, uint32_t y_col, const struct hal_mat *x,
                      uint32_t x_col, uint32_t cols);
+
+    /* From here on compute with at most so many threads, the caller's included: 1 .. host->threads; the
+     * others rest without using the CPU. Results do not depend on it. ERR_ARGUMENT: out of that range.
+     * NULL: the plugin cannot, and no fallback can for it. */
+    enum err (*limit_threads)(void *dev, uint32_t threads);
 };
 
 /* The one exported symbol. The host calls it once and copies what it returns. */

@@ -43,6 +43,16 @@ void scalar_close_from(struct scalar_dev *dev)
     dev->scratch_bytes = 0;
 }
 
+enum err scalar_limit_threads(void *opened, uint32_t threads)
+{
+    struct scalar_dev *dev = opened;
+    if (threads == 0 || threads > dev->host.threads)
+        return ERR_ARGUMENT;
+    if (dev->pool != NULL)
+        scalar_pool_limit(dev->pool, threads - 1);
+    return ERR_NONE;
+}
+
 static enum err open_dev(const struct hal_host *host, void **out)
 {
     if (host == NULL || host->alloc == NULL)
@@ -190,4 +200,5 @@ const struct hal_plugin scalar_plugin = {
     .encode = scalar_encode,
     .decode = scalar_decode,
     .copy = scalar_copy,
+    .limit_threads = scalar_limit_threads,
 };

@@ -44,6 +44,9 @@ void scalar_close_from(struct scalar_dev *dev);
 void scalar_parallel(struct scalar_dev *dev, uint32_t count, uint32_t grain,
                      void (*work)(void *context, uint32_t first, uint32_t last), void *context);
 
+/* hal.h's limit_threads for a dev that begins with struct scalar_dev and has no threads of its own. */
+enum err scalar_limit_threads(void *dev, uint32_t threads);
+
 /* Round one row of activations. cols a multiple of 32.
  *   q  [cols]       codes
  *   d  [cols / 32]  F32 scale of each group

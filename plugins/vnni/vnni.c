@@ -103,6 +103,15 @@ out:
     return e;
 }
 
+static enum err vnni_limit_threads(void *dev, uint32_t threads)
+{
+    struct vnni_dev *d = dev;
+    const enum err e = scalar_limit_threads(&d->scalar, threads);
+    if (e == ERR_NONE)
+        vnni_pool_limit(d->pool, threads);
+    return e;
+}
+
 static void fill(struct hal_plugin *p)
 {
     *p = scalar_plugin;
@@ -126,6 +135,7 @@ static void fill(struct hal_plugin *p)
     p->scatter = vnni_scatter;
     p->encode = vnni_encode;
     p->decode = vnni_decode;
+    p->limit_threads = vnni_limit_threads;
 }
 
 HAL_EXPORT(fill)

@@ -128,7 +128,7 @@ static void round_input(struct job *job, uint32_t cols)
 
 static uint32_t tile_panels(const struct job *job, const struct part *part)
 {
-    const uint32_t threads = vnni_pool_threads(job->dev->pool);
+    const uint32_t threads = vnni_pool_active(job->dev->pool);
     size_t panels = part->panels / (threads * TILES_PER_THREAD);
     if (job->tokens == 1)
         panels = TILE_BYTES / part->panel_bytes;

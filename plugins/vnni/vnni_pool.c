@@ -36,6 +36,7 @@ struct vnni_pool {
     _Atomic uint32_t sleepers;
     _Atomic uint32_t caller_sleeps;
     _Atomic uint32_t is_closing;
+    _Atomic uint32_t active; /* threads that take part; futex of those that do not */
     _Alignas(64) vnni_tile_fn *work;
     void *context;
     uint32_t threads;
@@ -96,6 +97,12 @@ static void *worker_main(void *argument)
     struct vnni_pool *pool = self->pool;
     uint32_t seen = 0;
     while (atomic_load(&pool->is_closing) == 0) {
+        const uint32_t active = atomic_load(&pool->active);
+        if (self->index >= active) {
+            futex_wait(&pool->active, active);
+            seen = atomic_load(&pool->epoch); /* its job, if it is not over, can do without us */
+            continue;
+        }
         spin_while(&pool->epoch, seen, SPIN_WORKER_NS);
         if (atomic_load(&pool->epoch) == seen) {
             atomic_fetch_add(&pool->sleepers, 1);
@@ -158,6 +165,7 @@ enum err vnni_pool_open(const struct hal_host *host, struct vnni_pool **out)
     atomic_init(&pool->sleepers, 0);
     atomic_init(&pool->caller_sleeps, 0);
     atomic_init(&pool->is_closing, 0);
+    atomic_init(&pool->active, wanted);
     pool->threads = wanted;
     sigset_t all, before;
     sigfillset(&all); /* the host's signals are the host's threads' */
@@ -172,6 +180,7 @@ enum err vnni_pool_open(const struct hal_host *host, struct vnni_pool **out)
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pool->threads = started;
+    atomic_store(&pool->active, started);
     *out = pool;
     return ERR_NONE;
 }
@@ -181,6 +190,7 @@ void vnni_pool_close(const struct hal_host *host, struct vnni_pool *pool)
     if (pool == NULL)
         return;
     atomic_store(&pool->is_closing, 1);
+    vnni_pool_limit(pool, pool->threads);
     announce(pool);
     for (uint32_t i = 1; i < pool->threads; i++)
         pthread_join(pool->workers[i - 1].thread, NULL);
@@ -192,9 +202,20 @@ uint32_t vnni_pool_threads(const struct vnni_pool *pool)
     return pool->threads;
 }
 
+uint32_t vnni_pool_active(const struct vnni_pool *pool)
+{
+    return atomic_load_explicit(&pool->active, memory_order_relaxed);
+}
+
+void vnni_pool_limit(struct vnni_pool *pool, uint32_t threads)
+{
+    atomic_store(&pool->active, threads < pool->threads ? threads : pool->threads);
+    futex_wake(&pool->active, INT_MAX);
+}
+
 void vnni_pool_run(struct vnni_pool *pool, vnni_tile_fn *work, void *context, uint32_t tiles)
 {
-    if (tiles == 1 || pool->threads == 1) {
+    if (tiles == 1 || vnni_pool_active(pool) == 1) {
         for (uint32_t tile = 0; tile < tiles; tile++)
             work(context, tile, 0);
         return;

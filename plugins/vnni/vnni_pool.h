@@ -20,8 +20,12 @@ enum { VNNI_POOL_TILES_MAX = 1 << 23 };
 NODISCARD enum err vnni_pool_open(const struct hal_host *host, struct vnni_pool **out);
 void vnni_pool_close(const struct hal_host *host, struct vnni_pool *pool);
 
-/* The threads that run() uses, the caller's included. */
+/* The threads that there are, the caller's included; and those of them that run() uses. */
 uint32_t vnni_pool_threads(const struct vnni_pool *pool);
+uint32_t vnni_pool_active(const struct vnni_pool *pool);
+
+/* Use at most so many, at least 1; the others sleep until they are wanted again. Between two runs. */
+void vnni_pool_limit(struct vnni_pool *pool, uint32_t threads);
 
 /* work(context, tile, thread) for each tile < tiles (at most VNNI_POOL_TILES_MAX); returns when all are
  * done. A single tile runs in the caller at once. */

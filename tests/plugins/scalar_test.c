@@ -267,5 +267,33 @@ static void test_glu(void)
     engine_close(engine);
 }
 
+/* Threads that rest and come back, again and again: nothing hangs, and the bits stay. */
+static void test_limit(void)
+{
+    open_engine(4);
+    struct hal_mat x = make(HAL_ACTIVATION, HAL_F32, 64, 256);
+    struct hal_mat y = make(HAL_ACTIVATION, HAL_F32, 64, 256);
+    struct hal_mat once = make(HAL_ACTIVATION, HAL_F32, 64, 256);
+    struct hal_mat w = make(HAL_ACTIVATION, HAL_F32, 1, 256);
+    CU_ASSERT_EQUAL(scalar_rmsnorm(engine->dev, &once, &x, &w, 1e-5f), ERR_NONE);
+    uint32_t bad = 0;
+    for (uint32_t i = 0; i < 2000; i++) {
+        const uint32_t threads = 1 + (state >> 8) % 4;
+        bad += engine_limit_threads(engine, threads) != ERR_NONE || engine->threads != threads;
+        memset(y.mem, 0, 64 * 256 * sizeof(float));
+        bad += scalar_rmsnorm(engine->dev, &y, &x, &w, 1e-5f) != ERR_NONE;
+        bad += memcmp(y.mem, once.mem, 64 * 256 * sizeof(float)) != 0;
+        noise();
+    }
+    CU_ASSERT_EQUAL(bad, 0);
+    CU_ASSERT_EQUAL(engine_limit_threads(engine, 0), ERR_ARGUMENT);
+    CU_ASSERT_EQUAL(engine_limit_threads(engine, 5), ERR_ARGUMENT);
+    drop(&w);
+    drop(&once);
+    drop(&y);
+    drop(&x);
+    engine_close(engine);
+}
+
 RUN_SUITE("scalar", {"matmul", test_matmul}, {"rounding", test_rounding}, {"attend", test_attend},
-          {"norms", test_norms}, {"rope", test_rope}, {"glu", test_glu})
+          {"norms", test_norms}, {"rope", test_rope}, {"glu", test_glu}, {"limit", test_limit})

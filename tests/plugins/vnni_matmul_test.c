@@ -207,6 +207,31 @@ static void what_disagrees_is_refused(void)
     vnni_fixture_close(&f);
 }
 
+static void threads_rest_and_come_back(void)
+{
+    struct vnni_fixture f;
+    struct vnni_pair w, x, y;
+    uint32_t bad = 0, random = 7;
+    CU_ASSERT_FATAL(vnni_fixture_open(&f, NULL, 4));
+    CU_ASSERT_FATAL(make_weights(&f, HAL_Q8_0, 256, 256, VNNI_PATTERN_NORMAL, 1, &w));
+    CU_ASSERT_FATAL(make_input(&f, 3, 256, VNNI_PATTERN_NORMAL, 1, &x));
+    CU_ASSERT_FATAL(vnni_fixture_new(&f, HAL_F32, HAL_ACTIVATION, 3, 256, &y));
+    const struct hal_mat *my_y = &y.mine, *my_w = &w.mine, *their_y = &y.theirs, *their_w = &w.theirs;
+    CU_ASSERT(scalar_plugin.matmul(f.reference, &their_y, &x.theirs, &their_w, 1) == ERR_NONE);
+    for (uint32_t i = 0; i < 2000; i++) {
+        bad += f.plugin->limit_threads(f.dev, 1 + vnni_fixture_random(&random) % 4) != ERR_NONE;
+        bad += f.plugin->matmul(f.dev, &my_y, &x.mine, &my_w, 1) != ERR_NONE;
+        bad += !(vnni_fixture_difference(&f, &y) < 2e-5);
+    }
+    CU_ASSERT_EQUAL(bad, 0);
+    CU_ASSERT(f.plugin->limit_threads(f.dev, 0) == ERR_ARGUMENT);
+    CU_ASSERT(f.plugin->limit_threads(f.dev, 5) == ERR_ARGUMENT);
+    vnni_fixture_free(&f, &y);
+    vnni_fixture_free(&f, &x);
+    vnni_fixture_free(&f, &w);
+    vnni_fixture_close(&f);
+}
+
 int main(void)
 {
     if (vnni_fixture_path(0) == NULL) {
@@ -219,6 +244,7 @@ int main(void)
         {"weights come back as they were put", weights_come_back_as_they_were_put},
         {"rows are embedded exactly", rows_are_embedded_exactly},
         {"a refused allocation leaks nothing", a_refused_allocation_leaks_nothing},
+        {"threads rest and come back", threads_rest_and_come_back},
         {"what disagrees is refused", what_disagrees_is_refused},
         CU_TEST_INFO_NULL};
     return harness_run("vnni_matmul", tests);
