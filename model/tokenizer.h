@@ -58,6 +58,13 @@ NODISCARD enum err tokenizer_encode(const struct tokenizer *t, const char *text,
                                     bool special, bool markup, uint32_t *tokens, size_t capacity,
                                     size_t *count);
 
+/* The same for what a chat template made: UTF-8 in which foreign[i] is 1 where a byte is not the template's. Control
+ * tokens are recognised where none of their bytes is foreign. special puts BOS before it where the model wants
+ * that; nothing is added behind. Errors: also ERR_FORMAT (no UTF-8). */
+NODISCARD enum err tokenizer_encode_marked(const struct tokenizer *t, const char *text, const uint8_t *foreign,
+                                           size_t bytes, bool special, uint32_t *tokens, size_t capacity,
+                                           size_t *count);
+
 /* Text as it arrives token by token: whole UTF-8 characters only, the rest is held back. */
 struct tokenizer_stream {
     uint8_t held[4];

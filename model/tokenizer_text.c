@@ -38,19 +38,42 @@ static bool is_space(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
+/* A text to encode. Where foreign is 1 no control token begins, goes on or ends. */
+struct passage {
+    const char *text;
+    const uint8_t *foreign; /* NULL: nothing is */
+    size_t bytes;
+    bool markup;
+};
+
+/* The next place of spelling s in p, [at, end); NULL: none. */
+static const char *find(const struct passage *p, size_t at, size_t end, struct gguf_text s, bool is_user)
+{
+    const char *hit;
+    while ((hit = memmem(p->text + at, end - at, s.text, s.bytes)) != NULL) {
+        const size_t start = (size_t)(hit - p->text);
+        if (is_user || !p->foreign || !memchr(p->foreign + start, 1, s.bytes))
+            break;
+        at = start + 1;
+    }
+    return hit;
+}
+
 /* Cut every occurrence of one special token out of the plain fragments. */
-static enum err cut(const struct tokenizer *t, const char *text, uint32_t index,
+static enum err cut(const struct tokenizer *t, const struct passage *p, uint32_t index,
                     const struct fragments *from, struct fragments *to)
 {
     const uint32_t token = t->special[index];
     const struct gguf_text s = tokenizer_spelling(t, token);
+    const bool is_user = t->class[token] == TOKENIZER_USER;
+    const char *text = p->text;
     enum err e = ERR_NONE;
     to->count = 0;
     for (size_t i = 0; i < from->count && !e; i++) {
         struct fragment f = from->at[i];
         const char *hit;
         while (!e && f.token == TOKENIZER_NONE &&
-               (hit = memmem(text + f.start, f.bytes, s.text, s.bytes)) != NULL) {
+               (hit = find(p, f.start, f.start + f.bytes, s, is_user)) != NULL) {
             const size_t at = (size_t)(hit - text);
             size_t before = at - f.start, after = at + s.bytes;
             while ((t->strips[index] & 1) && before > 0 && is_space(text[f.start + before - 1]))
@@ -69,17 +92,16 @@ static enum err cut(const struct tokenizer *t, const char *text, uint32_t index,
     return e;
 }
 
-static enum err split(const struct tokenizer *t, const char *text, size_t bytes, bool markup,
-                      struct fragments *out)
+static enum err split(const struct tokenizer *t, const struct passage *p, struct fragments *out)
 {
     struct fragments other = {0};
-    enum err e = push(out, 0, bytes, TOKENIZER_NONE);
+    enum err e = push(out, 0, p->bytes, TOKENIZER_NONE);
     for (uint32_t i = 0; i < t->specials && !e; i++) {
         const struct gguf_text s = tokenizer_spelling(t, t->special[i]);
-        if ((!markup && t->class[t->special[i]] != TOKENIZER_USER) ||
-            !memmem(text, bytes, s.text, s.bytes))
+        if ((!p->markup && t->class[t->special[i]] != TOKENIZER_USER) ||
+            !memmem(p->text, p->bytes, s.text, s.bytes))
             continue;
-        e = cut(t, text, i, out, &other);
+        e = cut(t, p, i, out, &other);
         const struct fragments swapped = *out;
         *out = other;
         other = swapped;
@@ -88,18 +110,17 @@ static enum err split(const struct tokenizer *t, const char *text, size_t bytes,
     return e;
 }
 
-static enum err encode(const struct tokenizer *t, const char *text, size_t bytes, bool markup,
-                       struct tokenizer_sink *sink)
+static enum err encode(const struct tokenizer *t, const struct passage *p, struct tokenizer_sink *sink)
 {
     struct fragments fragments = {0};
-    enum err e = split(t, text, bytes, markup, &fragments);
+    enum err e = split(t, p, &fragments);
     bool starts = true;
     for (size_t i = 0; i < fragments.count && !e; i++) {
         const struct fragment *f = &fragments.at[i];
         if (f->token != TOKENIZER_NONE)
             tokenizer_sink_put(sink, f->token);
         else
-            e = t->kind->encode(t, text + f->start, f->bytes, starts, sink);
+            e = t->kind->encode(t, p->text + f->start, f->bytes, starts, sink);
         starts = f->token != TOKENIZER_NONE;
     }
     free(fragments.at);
@@ -119,12 +140,25 @@ enum err tokenizer_encode(const struct tokenizer *t, const char *text, size_t by
     }
     if (special && t->adds_bos)
         tokenizer_sink_put(&sink, t->bos);
-    const enum err e = encode(t, text, bytes, markup, &sink);
+    const enum err e = encode(t, &(struct passage){text, NULL, bytes, markup}, &sink);
     free(repaired);
     if (special && t->adds_eos)
         tokenizer_sink_put(&sink, t->eos);
     if (special && t->adds_sep && t->separator != TOKENIZER_NONE)
         tokenizer_sink_put(&sink, t->separator);
+    *count = sink.count;
+    return !e && sink.count > capacity ? ERR_FULL : e;
+}
+
+enum err tokenizer_encode_marked(const struct tokenizer *t, const char *text, const uint8_t *foreign, size_t bytes,
+                                 bool special, uint32_t *tokens, size_t capacity, size_t *count)
+{
+    struct tokenizer_sink sink = {tokens, capacity, 0};
+    if (!model_utf8_is_well_formed(text, bytes))
+        return ERR_FORMAT;
+    if (special && t->adds_bos)
+        tokenizer_sink_put(&sink, t->bos);
+    const enum err e = encode(t, &(struct passage){text, foreign, bytes, true}, &sink);
     *count = sink.count;
     return !e && sink.count > capacity ? ERR_FULL : e;
 }
