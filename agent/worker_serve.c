@@ -215,13 +215,15 @@ static enum err set_prompt(struct worker_server *v, struct worker_sequence *s, c
     if (wire_view(m, WIRE_K_PROMPT, &text, &bytes))
         e = tokenizer_encode(v->tokenizer, text, bytes, true, true, s->history, v->context, &count);
     else if (wire_view(m, WIRE_K_CHAT, &text, &bytes))
-        e = worker_chat(v->tokenizer, text, bytes, s->history, v->context, &count);
+        e = worker_chat(v, text, bytes, s->history, v->context, &count, why);
     else
         return ERR_ARGUMENT;
     if (e == ERR_FULL || (!e && count >= v->context)) {
         snprintf(why, WORKER_WHY, "the prompt has %zu tokens, the context holds %u", count, v->context);
         return ERR_FULL;
     }
+    if (e && why[0])
+        return e;
     if (e || count == 0) {
         snprintf(why, WORKER_WHY, e ? "the prompt cannot be tokenised: %s" : "the prompt is empty%s",
                  e ? err_name(e) : "");
@@ -398,6 +400,8 @@ static enum err open_all(struct worker_server *v, const struct wire *m, char why
     if (!e)
         e = tokenizer_open(v->gguf, &v->tokenizer, why);
     if (!e)
+        worker_chat_open(v);
+    if (!e)
         e = worker_open_model(v->gguf, v->engine, &o, &v->model, why);
     if (e)
         return e;
@@ -428,6 +432,7 @@ enum err worker_serve(struct worker_self *w, const struct wire *m)
     free(v.runs);
     worker_window_close(&v);
     model_close(v.model);
+    chat_close(v.chat);
     tokenizer_close(v.tokenizer);
     gguf_close(v.gguf);
     engine_close(v.engine);

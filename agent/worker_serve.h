@@ -4,6 +4,7 @@
 
 #include "agent/worker_parts.h"
 #include "compress/profile.h"
+#include "model/chat.h"
 #include "model/model.h"
 #include "model/sample.h"
 #include "model/tokenizer.h"
@@ -32,6 +33,8 @@ struct worker_server {
     struct engine *engine;
     struct gguf *gguf;
     struct tokenizer *tokenizer;
+    struct chat *chat; /* NULL: chat_why says why not */
+    char chat_why[GGUF_REASON_BYTES];
     struct model *model;
     uint32_t sequences, context, active;
     struct worker_sequence *sequence;
@@ -47,10 +50,11 @@ struct worker_server {
 NODISCARD enum err worker_open_model(const struct gguf *g, struct engine *e, const struct model_options *o,
                                      struct model **out, char *why);
 
-/* A chat (a list: role, content, ...) in the form that the model's template shows, to tokens. Markup comes from
- * the form only: what a message spells stays text. Errors: as tokenizer_encode. */
-NODISCARD enum err worker_chat(const struct tokenizer *t, const char *chat, size_t bytes, uint32_t *tokens,
-                               size_t capacity, size_t *count);
+/* The model's chat template, behind the tokenizer. */
+void worker_chat_open(struct worker_server *v);
+/* A chat (a list: role, content, ...) to tokens. Errors: as chat_encode, with why; ERR_UNSUPPORTED: no template. */
+NODISCARD enum err worker_chat(struct worker_server *v, const char *chat, size_t bytes, uint32_t *tokens,
+                               size_t capacity, size_t *count, char why[WORKER_WHY]);
 
 /* Whether the next step's activations are summed up. */
 NODISCARD enum err worker_window_observe(struct worker_server *v, bool on);

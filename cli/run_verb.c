@@ -5,21 +5,26 @@
 #include <time.h>
 
 #include "cli/open_model.h"
+#include "model/chat.h"
 #include "model/sample.h"
 
 enum { PIECE_BYTES = 4096 };
 
 struct run_settings {
-    const char *prompt;
+    const char *prompt, *system;
     int64_t tokens, context, seed, top_k;
     double temperature, top_p;
     int cache;
-    bool special;
+    bool special, is_chat;
 };
 
 static const struct cli_option options[] = {
     {.letter = 'p', .name = "prompt", .kind = CLI_TEXT, .value = "TEXT", .is_required = true,
      .offset = offsetof(struct run_settings, prompt), .help = "what to continue"},
+    {.name = "chat", .kind = CLI_FLAG, .offset = offsetof(struct run_settings, is_chat),
+     .help = "the prompt is a user's message, in the form of the model's chat template"},
+    {.name = "system", .kind = CLI_TEXT, .value = "TEXT", .offset = offsetof(struct run_settings, system),
+     .help = "with --chat: what the system says first"},
     {.letter = 'n', .name = "tokens", .kind = CLI_INT, .value = "N", .preset = "128", .minimum = 0,
      .maximum = 1 << 20, .offset = offsetof(struct run_settings, tokens), .help = "tokens to add at most"},
     {.name = "temp", .kind = CLI_REAL, .value = "T", .preset = "0.8", .minimum = 0, .maximum = 100,
@@ -44,6 +49,7 @@ struct generation {
     uint32_t *tokens;
     size_t prompt_tokens, generated;
     double prompt_s, decode_s;
+    size_t shown;    /* bytes of text that are the prompt's */
     const char *end; /* why it ended */
 };
 
@@ -84,7 +90,7 @@ static enum err decode(struct cli_call *call, struct open_model *m, struct sampl
     size_t bytes = 0;
     enum err e = ERR_NONE;
     g->end = "length";
-    tokenizer_stream_start(&stream, true, s->special);
+    tokenizer_stream_start(&stream, !s->is_chat, s->special);
     for (int64_t i = 0; i < s->tokens && !e; i++) {
         e = model_logits(m->model, 0, 1, &logits);
         if (!e)
@@ -109,32 +115,68 @@ static enum err decode(struct cli_call *call, struct open_model *m, struct sampl
     return e ? e : put(call, g, piece, bytes);
 }
 
-static int generate(struct cli_call *call, struct open_model *m, struct generation *g)
+/* The conversation's tokens: counted, then made. */
+static int encode_chat(struct cli_call *call, struct open_model *m, struct generation *g)
+{
+    const struct run_settings *s = call->settings;
+    const struct template_message all[] = {{{"system", 6}, {s->system, s->system ? strlen(s->system) : 0}},
+                                           {{"user", 4}, {s->prompt, strlen(s->prompt)}}};
+    char reason[GGUF_REASON_BYTES] = "";
+    struct chat *chat = NULL;
+    enum err e = chat_open(m->tokenizer, &chat, reason);
+    for (size_t room = 0; !e;) {
+        e = chat_encode(chat, all + !s->system, 1u + (s->system != NULL), g->tokens, room, &g->prompt_tokens, reason);
+        if (e != ERR_FULL || room)
+            break;
+        room = g->prompt_tokens;
+        e = (g->tokens = malloc(room * sizeof *g->tokens)) ? ERR_NONE : ERR_MEMORY;
+    }
+    chat_close(chat);
+    if (e)
+        return cli_fail(call, (enum cli_status)cli_status_of(e), call->operand[0], NULL, "%s",
+                        reason[0] ? reason : cli_sentence(e));
+    return CLI_DONE;
+}
+
+static int encode(struct cli_call *call, struct open_model *m, struct generation *g)
 {
     const struct run_settings *s = call->settings;
     const size_t prompt_bytes = strlen(s->prompt), room = 3 * prompt_bytes + 8;
-    struct sampler *sampler = NULL;
+    if (s->is_chat)
+        return encode_chat(call, m, g);
     g->tokens = malloc(room * sizeof *g->tokens);
     enum err e = g->tokens ? ERR_NONE : ERR_MEMORY;
     if (!e)
         e = tokenizer_encode(m->tokenizer, s->prompt, prompt_bytes, true, true, g->tokens, room, &g->prompt_tokens);
-    if (!e && g->prompt_tokens == 0)
+    if (e)
+        return cli_fail(call, (enum cli_status)cli_status_of(e), NULL, "--prompt", "%s", cli_sentence(e));
+    return CLI_DONE;
+}
+
+static int generate(struct cli_call *call, struct open_model *m, struct generation *g)
+{
+    const struct run_settings *s = call->settings;
+    struct sampler *sampler = NULL;
+    const int status = encode(call, m, g);
+    if (status != CLI_DONE)
+        return status;
+    if (g->prompt_tokens == 0)
         return cli_fail(call, CLI_INPUT, NULL, "--prompt", "expected at least one token");
-    if (!e && g->prompt_tokens > model_info(m->model)->context)
+    if (g->prompt_tokens > model_info(m->model)->context)
         return cli_fail(call, CLI_INPUT, NULL, "--prompt", "%zu tokens do not fit into a context of %u",
                         g->prompt_tokens, model_info(m->model)->context);
     const struct sample_options choose = {.temperature = (float)s->temperature,
                                           .top_p = (float)s->top_p,
                                           .top_k = (uint32_t)s->top_k,
                                           .seed = (uint64_t)s->seed};
-    if (!e)
-        e = sample_open(&choose, model_info(m->model)->vocabulary, &sampler);
+    enum err e = sample_open(&choose, model_info(m->model)->vocabulary, &sampler);
     const double start = now();
     if (!e)
         e = model_prefill(m->model, 0, g->tokens, (uint32_t)g->prompt_tokens);
     g->prompt_s = now() - start;
     if (!e)
-        e = put(call, g, s->prompt, prompt_bytes);
+        e = put(call, g, s->prompt, s->is_chat ? 0 : strlen(s->prompt));
+    g->shown = g->bytes;
     const double began = now();
     if (!e)
         e = decode(call, m, sampler, g);
@@ -153,7 +195,11 @@ static int run(struct cli_call *call)
     struct open_model m = {NULL, NULL, NULL};
     struct generation g = {0};
     struct engine *e = NULL;
-    int status = cli_engine_open(call, &e);
+    int status = CLI_DONE;
+    if (s->system && !s->is_chat)
+        status = cli_fail(call, CLI_USAGE, NULL, "--system", "expected --chat with it");
+    if (status == CLI_DONE)
+        status = cli_engine_open(call, &e);
     if (status == CLI_DONE)
         status = open_model(call, e, call->operand[0], true, &o, &m);
     if (status == CLI_DONE)
@@ -161,12 +207,11 @@ static int run(struct cli_call *call)
     if (status == CLI_DONE) {
         const double prefill = g.prompt_s > 0 ? (double)g.prompt_tokens / g.prompt_s : 0;
         const double speed = g.decode_s > 0 ? (double)g.generated / g.decode_s : 0;
-        const size_t prompt_bytes = strlen(s->prompt);
         cli_print(call, "\n");
         cli_note(call, "%zu tokens in at %.1f tok/s, %zu out at %.1f tok/s\n", g.prompt_tokens, prefill,
                  g.generated, speed);
         cli_answer(call, json_pack("{s:s, s:s, s:s%, s:s, s:I, s:I, s:f, s:f}", "model", call->operand[0],
-                                   "prompt", s->prompt, "text", g.text + prompt_bytes, g.bytes - prompt_bytes,
+                                   "prompt", s->prompt, "text", g.text + g.shown, g.bytes - g.shown,
                                    "finish_reason", g.end, "prompt_tokens", (json_int_t)g.prompt_tokens,
                                    "completion_tokens", (json_int_t)g.generated, "prompt_tokens_per_second",
                                    prefill, "tokens_per_second", speed));
@@ -191,4 +236,5 @@ const struct cli_verb cli_run = {
     .examples = (const struct cli_example[]){
         {"tare run small.gguf -p 'Once upon a time' -n 64", "64 tokens at temperature 0.8"},
         {"tare run small.gguf -p 'Once upon a time' --temp 0", "always the likeliest token"},
+        {"tare run small.gguf --chat --system 'Be brief.' -p 'How far is the moon?'", "an answer to a message"},
         {NULL, NULL}}};
