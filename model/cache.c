@@ -18,7 +18,7 @@ enum err cache_open(struct cache *c, struct engine *e, const struct model_info *
                         .type_v = type_v,
                         .table_pages = (info->context + CACHE_PAGE - 1) / CACHE_PAGE,
                         .layers_room = info->layers};
-    c->spill_file = -1;
+    c->spill.file = c->cold.file = -1;
     c->length = calloc(c->sequences, sizeof *c->length);
     c->is_busy = calloc(c->sequences, sizeof *c->is_busy);
     c->last_step = calloc(c->sequences, sizeof *c->last_step);
@@ -28,8 +28,13 @@ enum err cache_open(struct cache *c, struct engine *e, const struct model_info *
 
 void cache_close(struct cache *c)
 {
-    cache_spill_close(c);
+    cache_store_close(&c->spill);
+    cache_store_close(&c->cold);
+    free(c->page_buffer);
+    free(c->bounce);
     for (uint32_t i = 0; i < c->layers; i++) {
+        if (c->layer[i].turns != i)
+            continue;
         c->e->ops.mat_free(c->e->dev, &c->layer[i].k);
         if (!c->layer[i].shares)
             c->e->ops.mat_free(c->e->dev, &c->layer[i].v);
@@ -37,6 +42,7 @@ void cache_close(struct cache *c)
     for (uint32_t i = 0; i < c->groups; i++) {
         free(c->group[i].users);
         free(c->group[i].spilled_users);
+        free(c->group[i].uses);
         free(c->group[i].table);
         free(c->group[i].spans);
         free(c->group[i].first);
@@ -104,23 +110,16 @@ enum err cache_add_layer(struct cache *c, uint32_t group, uint32_t heads, uint32
     const size_t v_bytes = value_dim ? heads * block_row_bytes(c->type_v, value_dim) : 0;
     if (k_bytes == 0 || (value_dim && v_bytes == 0))
         return ERR_ARGUMENT;
-    *layer = (struct cache_layer){.group = group, .shares = value_dim == 0};
+    *layer = (struct cache_layer){.group = group,
+                                  .shares = value_dim == 0,
+                                  .turns = c->layers,
+                                  .part_offset = c->group[group].page_bytes};
     layer->k = (struct hal_mat){.type = c->type_k, .use = HAL_CACHE, .rows = slots, .cols = k_cols};
-    enum err e = c->e->ops.mat_new(c->e->dev, &layer->k);
-    if (e)
-        return e;
     layer->v = layer->k;
-    if (v_cols) {
+    if (v_cols)
         layer->v = (struct hal_mat){.type = c->type_v, .use = HAL_CACHE, .rows = slots, .cols = v_cols};
-        e = c->e->ops.mat_new(c->e->dev, &layer->v);
-        if (e) {
-            c->e->ops.mat_free(c->e->dev, &layer->k);
-            return e;
-        }
-    }
     c->layers++;
     c->group[group].page_bytes += (uint32_t)(CACHE_PAGE * (k_bytes + v_bytes));
-    c->bytes += (uint64_t)slots * (k_bytes + v_bytes);
     return ERR_NONE;
 }
 
@@ -232,6 +231,8 @@ enum err cache_prepare(struct cache *c, const struct model_run *runs, uint32_t c
         }
         g->first[row] = used;
     }
+    if (c->cold_bytes)
+        cache_cold_mark(c, runs, count);
     return ERR_NONE;
 }
 
@@ -253,9 +254,10 @@ void cache_commit(struct cache *c, const struct model_run *runs, uint32_t count)
     }
 }
 
-/* Can positions before `length` still all be seen by the next one? */
-static bool is_whole(const struct cache *c, uint32_t sequence, uint32_t length)
+bool cache_holds(const struct cache *c, uint32_t sequence, uint32_t length)
 {
+    if (length > c->length[sequence])
+        return false;
     for (uint32_t i = 0; i < c->groups; i++) {
         const struct cache_group *g = &c->group[i];
         const uint32_t low = g->window && length + 1 > g->window ? length + 1 - g->window : 0;
@@ -283,13 +285,32 @@ uint32_t cache_truncate(struct cache *c, uint32_t sequence, uint32_t length)
         length = c->length[sequence];
     if (is_shared(c, sequence, length))
         length -= length % CACHE_PAGE;
-    if (!is_whole(c, sequence, length))
+    if (!cache_holds(c, sequence, length))
         length = 0;
     for (uint32_t i = 0; i < c->groups; i++)
         for (uint32_t p = pages_of(length); p < c->table_pages; p++)
             release(&c->group[i], &cache_table(c, &c->group[i], sequence)[p]);
     c->length[sequence] = length;
     return length;
+}
+
+/* The first rows of the page at this place of `from`, copied to pages of its own in every group. */
+static bool copy_tail(struct cache *c, uint32_t to, uint32_t from, uint32_t place)
+{
+    bool is_done = true;
+    for (uint32_t i = 0; i < c->groups && is_done; i++) {
+        struct cache_group *g = &c->group[i];
+        const uint32_t source = cache_table(c, g, from)[place];
+        if (source == CACHE_NONE) /* a window that begins behind it */
+            continue;
+        const uint32_t near = place ? cache_table(c, g, to)[place - 1] + 1 : source + 1;
+        const uint32_t page = cache_take(g, near & ~(uint32_t)CACHE_SPILLED);
+        cache_table(c, g, to)[place] = page;
+        is_done = page != CACHE_NONE && cache_page_copy(c, g, page, source) == ERR_NONE;
+    }
+    for (uint32_t i = 0; i < c->groups && !is_done; i++)
+        release(&c->group[i], &cache_table(c, &c->group[i], to)[place]);
+    return is_done;
 }
 
 uint32_t cache_share(struct cache *c, uint32_t to, uint32_t from, uint32_t length)
@@ -299,8 +320,7 @@ uint32_t cache_share(struct cache *c, uint32_t to, uint32_t from, uint32_t lengt
     cache_truncate(c, to, 0);
     if (length > c->length[from])
         length = c->length[from];
-    length -= length % CACHE_PAGE;
-    if (!is_whole(c, from, length))
+    if (!cache_holds(c, from, length))
         return 0;
     for (uint32_t i = 0; i < c->groups; i++) {
         struct cache_group *g = &c->group[i];
@@ -311,7 +331,14 @@ uint32_t cache_share(struct cache *c, uint32_t to, uint32_t from, uint32_t lengt
                 ++*users_of(g, source[p]);
             }
     }
-    return c->length[to] = length;
+    c->length[to] = length;
+    if (length % CACHE_PAGE && !copy_tail(c, to, from, length / CACHE_PAGE)) {
+        /* A window may reach back behind the last whole page. */
+        c->length[to] = length -= length % CACHE_PAGE;
+        if (!cache_holds(c, to, length))
+            length = cache_truncate(c, to, 0);
+    }
+    return length;
 }
 
 uint32_t cache_free_slots(const struct cache *c)

@@ -1,38 +1,14 @@
 /* cache_spill.c: pages of resting sequences in a file.
  *
- * A page of a group is the same slots in each of its layers; in the file they lie one behind the other. A page
- * that several sequences share moves once, and only while all of them rest; sharing is of prefixes, so all of
+ * A page that several sequences share moves once, and only while all of them rest; sharing is of prefixes, so all of
  * them have it at the same place of their tables. */
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
-#include "hal/block.h"
 #include "model/cache.h"
-
-static int unnamed_file(const char *folder)
-{
-    char path[4096];
-    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (fd >= 0 || (size_t)snprintf(path, sizeof path, "%s/cache.XXXXXX", folder) >= sizeof path)
-        return fd;
-    fd = mkostemp(path, O_CLOEXEC); /* file systems without such files */
-    if (fd >= 0)
-        unlink(path);
-    return fd;
-}
-
-static size_t mat_page_bytes(const struct hal_mat *m)
-{
-    return CACHE_PAGE * block_row_bytes(m->type, m->cols);
-}
 
 enum err cache_spill_open(struct cache *c, const char *folder, uint64_t bytes)
 {
     uint64_t page = 0, offset = 0;
-    size_t widest = 0;
     for (uint32_t i = 0; i < c->groups; i++)
         page += c->group[i].page_bytes;
     if (page == 0 || bytes < 2 * page)
@@ -48,69 +24,13 @@ enum err cache_spill_open(struct cache *c, const char *folder, uint64_t bytes)
         g->spill_offset = offset;
         offset += (uint64_t)g->page_bytes * c->spill_pages;
     }
-    for (uint32_t i = 0; i < c->layers; i++) {
-        const size_t k = mat_page_bytes(&c->layer[i].k), v = mat_page_bytes(&c->layer[i].v);
-        widest = k > widest ? k : widest;
-        widest = v > widest ? v : widest;
-    }
-    c->spill_buffer = malloc(widest);
-    if (!c->spill_buffer)
-        return ERR_MEMORY;
-    c->spill_file = unnamed_file(folder);
-    return c->spill_file >= 0 ? ERR_NONE : ERR_IO;
+    return cache_store_open(&c->spill, folder, 0);
 }
 
-void cache_spill_close(struct cache *c)
+static enum err move_page(struct cache *c, const struct cache_group *g, uint32_t page, uint32_t spilled, bool is_out)
 {
-    if (c->spill_buffer && c->spill_file >= 0)
-        close(c->spill_file);
-    free(c->spill_buffer);
-    c->spill_buffer = NULL;
-    c->spill_file = -1;
-}
-
-static enum err file_bytes(const struct cache *c, bool is_out, size_t bytes, uint64_t offset)
-{
-    for (size_t done = 0; done < bytes;) {
-        const off_t at = (off_t)(offset + done);
-        const ssize_t n = is_out ? pwrite(c->spill_file, c->spill_buffer + done, bytes - done, at)
-                                 : pread(c->spill_file, c->spill_buffer + done, bytes - done, at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return ERR_IO;
-        done += (size_t)n;
-    }
-    return ERR_NONE;
-}
-
-/* One matrix's rows of a page, out to the file or back; *offset moves behind them. */
-static enum err move_rows(struct cache *c, struct hal_mat *m, uint32_t page, bool is_out, uint64_t *offset)
-{
-    const size_t bytes = mat_page_bytes(m);
-    enum err e = ERR_NONE;
-    if (is_out)
-        e = c->e->ops.mat_get(c->e->dev, m, page * CACHE_PAGE, CACHE_PAGE, c->spill_buffer, bytes);
-    if (!e)
-        e = file_bytes(c, is_out, bytes, *offset);
-    if (!e && !is_out)
-        e = c->e->ops.mat_put(c->e->dev, m, page * CACHE_PAGE, CACHE_PAGE, c->spill_buffer, bytes);
-    *offset += bytes;
-    return e;
-}
-
-static enum err move_page(struct cache *c, struct cache_group *g, uint32_t page, uint32_t spilled, bool is_out)
-{
-    uint64_t offset = g->spill_offset + (uint64_t)spilled * g->page_bytes;
-    enum err e = ERR_NONE;
-    for (uint32_t i = 0; i < c->layers && !e; i++) {
-        struct cache_layer *layer = &c->layer[i];
-        if (&c->group[layer->group] != g)
-            continue;
-        e = move_rows(c, &layer->k, page, is_out, &offset);
-        if (!e && !layer->shares)
-            e = move_rows(c, &layer->v, page, is_out, &offset);
-    }
+    const uint32_t place = spilled | CACHE_SPILLED;
+    const enum err e = cache_page_copy(c, g, is_out ? place : page, is_out ? page : place);
     *(is_out ? &c->spilled_bytes : &c->restored_bytes) += g->page_bytes;
     return e;
 }

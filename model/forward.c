@@ -217,12 +217,16 @@ void forward_attend(struct forward *f, uint32_t layer, const struct hal_mat *y, 
     const struct cache_group *g = &f->cache.group[c->group];
     geometry.spans = g->spans;
     geometry.first = g->first;
+    if (c->is_cold && forward_runs(f))
+        f->error = cache_cold_enter(&f->cache, layer);
     if (forward_runs(f))
         f->error = f->e->ops.store(f->e->dev, &c->k, k, g->slot);
     if (v && forward_runs(f))
         f->error = f->e->ops.store(f->e->dev, &c->v, v, g->slot);
     if (forward_runs(f))
         f->error = f->e->ops.attend(f->e->dev, y, q, &c->k, c->shares ? &c->k : &c->v, &geometry);
+    if (c->is_cold && forward_runs(f))
+        f->error = cache_cold_leave(&f->cache, layer);
 }
 
 void forward_glu(struct forward *f, const struct hal_mat *y, const struct hal_mat *gate,

@@ -121,7 +121,10 @@ static void open_parts(struct model *m, const struct model_options *o)
         w->total_bytes += gguf_tensor(w->g, i)->bytes;
     weights_fail(w, cache_open(&f->cache, f->e, &f->info, type_k, type_v), "no memory for the cache");
     m->family->open(f, m->state);
-    if (!w->error && o->spill_folder)
+    if (!w->error)
+        weights_fail(w, cache_place(&f->cache, o->cache_bytes, o->spill_folder),
+                     "no room for the cache: expected a budget of one layer at least, and memory or a file for all");
+    if (!w->error && o->spill_folder && (o->spill_bytes || !o->cache_bytes))
         weights_fail(w, cache_spill_open(&f->cache, o->spill_folder, o->spill_bytes),
                      "no spill file of the cache of %llu bytes", (unsigned long long)o->spill_bytes);
     open_buffers(m);
@@ -132,6 +135,7 @@ static void open_parts(struct model *m, const struct model_options *o)
     f->info.parameters = w->parameters;
     f->info.weight_bytes = w->bytes;
     f->info.cache_bytes = f->cache.bytes;
+    f->info.cache_outside_bytes = f->cache.cold_bytes;
     for (uint32_t i = 0; i < f->cache.groups; i++)
         f->info.cache_token_bytes += f->cache.group[i].page_bytes / CACHE_PAGE;
 }
@@ -327,6 +331,17 @@ void model_spilled(const struct model *m, uint64_t *out, uint64_t *back)
 {
     *out = m->f.cache.spilled_bytes;
     *back = m->f.cache.restored_bytes;
+}
+
+void model_turned(const struct model *m, uint64_t *out, uint64_t *back)
+{
+    *out = m->f.cache.cold_out_bytes;
+    *back = m->f.cache.cold_in_bytes;
+}
+
+bool model_holds(const struct model *m, uint32_t sequence, uint32_t length)
+{
+    return sequence < m->f.info.sequences && cache_holds(&m->f.cache, sequence, length);
 }
 
 uint32_t model_truncate(struct model *m, uint32_t sequence, uint32_t length)

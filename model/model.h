@@ -42,8 +42,11 @@ struct model_options {
     uint32_t head_rows; /* rows of logits computed at once; default: sequences, up to 16 in 4 MiB */
     uint32_t cache_k;   /* HAL_F16 (default), HAL_Q8_0, HAL_Q4_0 or MODEL_CACHE_F32 */
     uint32_t cache_v;
-    const char *spill_folder; /* where cache pages of sequences that rest may go; NULL: they stay */
-    uint64_t spill_bytes;     /* of an unnamed file there, at most */
+    uint64_t cache_bytes; /* of keys and values in the engine's memory at most, one layer at least; layers
+                           * beyond it rest in a file of spill_folder, without one in host memory, and take
+                           * turns; default: all in memory */
+    const char *spill_folder; /* where what makes room goes, to unnamed files; NULL: nowhere */
+    uint64_t spill_bytes;     /* of cache pages of sequences that rest, at most; 0: they stay */
     void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes); /* of loading; or NULL */
     void *progress_context;
     struct model_rounding rounding;
@@ -67,6 +70,7 @@ struct model_info {
     uint64_t parameters;
     uint64_t weight_bytes;
     uint64_t cache_bytes;
+    uint64_t cache_outside_bytes; /* of layers that rest outside the engine's memory */
     uint64_t cache_token_bytes; /* one position in every layer */
     uint64_t arena_bytes;
 };
@@ -112,11 +116,17 @@ uint32_t model_length(const struct model *m, uint32_t sequence); /* tokens in it
 uint32_t model_free_slots(const struct model *m);
 /* Bytes of cache pages that went to the spill file and came back so far. */
 void model_spilled(const struct model *m, uint64_t *out, uint64_t *back);
+/* The same of layers that rest outside. */
+void model_turned(const struct model *m, uint64_t *out, uint64_t *back);
 /* Forget all but the first `length` tokens; returns how many it now holds: fewer where the cut falls into
  * a page that is shared, or before what a sliding window still keeps (then 0). */
 uint32_t model_truncate(struct model *m, uint32_t sequence, uint32_t length);
-/* Begin sequence `to` (cleared first) with the first tokens of `from`, sharing whole cache pages;
- * returns how many it now holds: a multiple of the page size, at most length. */
+/* Could another text go on from the first `length` tokens of this one? False also where a sliding window has
+ * left behind what it needs. */
+bool model_holds(const struct model *m, uint32_t sequence, uint32_t length);
+/* Begin sequence `to` (cleared first) with the first tokens of `from`: whole cache pages are shared, the rest is
+ * copied. Returns how many it now holds: length; where no page for a copy is free, a multiple of the page size;
+ * 0 where from does not hold them. */
 uint32_t model_share(struct model *m, uint32_t to, uint32_t from, uint32_t length);
 
 /* Watch the F32 input x[rows, cols] of every linear, named by its weight tensor; part is the expert in

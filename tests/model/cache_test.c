@@ -53,6 +53,27 @@ static bool is_same(struct model *m, uint32_t piece)
     return memcmp(other, plain + piece * values, values * sizeof *other) == 0;
 }
 
+static int tight_families;
+
+/* A budget that keeps layers outside the engine's memory; 0: one layer of each shape is all there is. */
+static uint64_t tight_budget(const struct gguf *g, struct engine *e, const struct model_options *options)
+{
+    struct model_options o = *options;
+    struct model *m = NULL;
+    o.cache_bytes = o.spill_bytes = 0;
+    o.spill_folder = NULL;
+    m = open_with(g, e, &o);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    o.cache_bytes = model_info(m)->cache_bytes - 1;
+    model_close(m);
+    const enum err error = model_open(g, e, &o, &m, reason);
+    CU_ASSERT(error == ERR_NONE || (error == ERR_FULL && strstr(reason, "budget")));
+    if (!error)
+        model_close(m);
+    tight_families += !error;
+    return error ? 0 : o.cache_bytes;
+}
+
 /* One sequence alone: what all else is held against. */
 static void run_plain(const struct gguf *g, struct engine *e, uint32_t type, const uint32_t *token)
 {
@@ -66,21 +87,24 @@ static void run_plain(const struct gguf *g, struct engine *e, uint32_t type, con
 }
 
 /* Four sequences in the memory of little more than one: each step sends another one's pages away. */
-static void run_spilled(const struct gguf *g, struct engine *e, uint32_t type, const uint32_t *token)
+static void run_spilled(const struct gguf *g, struct engine *e, uint32_t type, const uint32_t *token, bool is_tight)
 {
     uint64_t out = 0, back = 0;
     uint32_t reversed[LENGTH];
-    const struct model_options options = {.context = FAMILY_CONTEXT,
-                                          .batch = STEP,
-                                          .sequences = 4,
-                                          .slots = FAMILY_CONTEXT + STEP,
-                                          .head_rows = 1,
-                                          .cache_k = type,
-                                          .cache_v = type,
-                                          .spill_folder = "/tmp",
-                                          .spill_bytes = 16 << 20};
+    struct model_options options = {.context = FAMILY_CONTEXT,
+                                    .batch = STEP,
+                                    .sequences = 4,
+                                    .slots = FAMILY_CONTEXT + STEP,
+                                    .head_rows = 1,
+                                    .cache_k = type,
+                                    .cache_v = type,
+                                    .spill_folder = "/tmp",
+                                    .spill_bytes = 16 << 20};
+    if (is_tight && !(options.cache_bytes = tight_budget(g, e, &options)))
+        return;
     struct model *m = open_with(g, e, &options);
     CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    CU_ASSERT((model_info(m)->cache_outside_bytes > 0) == is_tight);
     for (uint32_t i = 0; i < LENGTH; i++)
         reversed[i] = token[LENGTH - 1 - i];
     for (uint32_t p = 0; p < PIECES; p++) {
@@ -111,7 +135,7 @@ static void run_shared(const struct gguf *g, struct engine *e, uint32_t type, co
     CU_ASSERT_PTR_NOT_NULL_FATAL(m);
     for (uint32_t p = 0; p < 3; p++)
         CU_ASSERT_EQUAL(step(m, 0, token, p, other), ERR_NONE);
-    CU_ASSERT_EQUAL(model_share(m, 1, 0, 2 * STEP + 5), 2 * STEP);
+    CU_ASSERT_EQUAL(model_share(m, 1, 0, 2 * STEP), 2 * STEP);
     for (uint32_t p = 2; p < PIECES; p++) {
         CU_ASSERT_EQUAL(step(m, 1, token, p, other), ERR_NONE);
         CU_ASSERT(is_same(m, p));
@@ -119,6 +143,68 @@ static void run_shared(const struct gguf *g, struct engine *e, uint32_t type, co
     CU_ASSERT_EQUAL(model_truncate(m, 0, 2 * STEP), 2 * STEP);
     CU_ASSERT_EQUAL(step(m, 0, token, 2, other), ERR_NONE);
     CU_ASSERT(is_same(m, 2));
+    model_close(m);
+}
+
+/* A sequence that begins in the middle of another's page: both go on, neither sees what the other wrote. */
+static void run_tail(const struct gguf *g, struct engine *e, const uint32_t *token)
+{
+    enum { TAIL = 5, AT = 2 * STEP + TAIL };
+    uint32_t strange[STEP];
+    const struct model_options options = {.context = FAMILY_CONTEXT, .batch = STEP, .sequences = 3, .head_rows = 1};
+    struct model *m = open_with(g, e, &options);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    const uint32_t words = model_info(m)->vocabulary;
+    for (uint32_t p = 0; p < 3; p++)
+        CU_ASSERT_EQUAL(step(m, 0, token, p, other), ERR_NONE);
+    const uint32_t held = model_holds(m, 0, AT) ? AT : 0; /* a window has left it behind */
+    CU_ASSERT_EQUAL(model_share(m, 2, 0, AT), held);
+    for (uint32_t i = 0; i < STEP; i++)
+        strange[i] = token[LENGTH - 1 - i];
+    const struct model_run beside = {2, 1, STEP, strange};
+    CU_ASSERT_EQUAL(model_step(m, &beside, 1), ERR_NONE);
+    CU_ASSERT_EQUAL(model_share(m, 1, 0, AT), held);
+    CU_ASSERT_EQUAL(model_length(m, 1), held);
+    if (held) {
+        const float *row = NULL;
+        const struct model_run rest = {1, STEP - TAIL, STEP - TAIL, token + AT};
+        CU_ASSERT_EQUAL(model_step(m, &rest, 1), ERR_NONE);
+        for (uint32_t i = 0; i < STEP - TAIL; i++) {
+            CU_ASSERT_EQUAL(model_logits(m, i, 1, &row), ERR_NONE);
+            CU_ASSERT(row && memcmp(row, plain + (size_t)(AT + i) * words, words * sizeof *row) == 0);
+        }
+        CU_ASSERT_EQUAL(step(m, 1, token, 3, other), ERR_NONE);
+        CU_ASSERT(is_same(m, 3));
+    }
+    CU_ASSERT_EQUAL(step(m, 0, token, 3, other), ERR_NONE);
+    CU_ASSERT(is_same(m, 3));
+    model_close(m);
+}
+
+/* Layers that take turns in memory while their sequence runs. */
+static void run_turning(const struct gguf *g, struct engine *e, uint32_t type, const uint32_t *token, const char *folder)
+{
+    uint64_t out = 0, back = 0;
+    struct model_options options = {.context = FAMILY_CONTEXT, .batch = STEP, .sequences = 2, .head_rows = 1,
+                                    .cache_k = type, .cache_v = type, .spill_folder = folder};
+    if (!(options.cache_bytes = tight_budget(g, e, &options)))
+        return;
+    struct model *m = open_with(g, e, &options);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+    CU_ASSERT(model_info(m)->cache_bytes <= options.cache_bytes && model_info(m)->cache_outside_bytes > 0);
+    for (uint32_t p = 0; p < PIECES; p++) {
+        CU_ASSERT_EQUAL(step(m, 0, token, p, other), ERR_NONE);
+        CU_ASSERT(is_same(m, p));
+        if (p == 1) {
+            CU_ASSERT_EQUAL(model_share(m, 1, 0, 2 * STEP), 2 * STEP);
+        }
+        if (p >= 2) {
+            CU_ASSERT_EQUAL(step(m, 1, token, p, other), ERR_NONE);
+            CU_ASSERT(is_same(m, p));
+        }
+    }
+    model_turned(m, &out, &back);
+    CU_ASSERT(out > 0 && back > out);
     model_close(m);
 }
 
@@ -131,7 +217,13 @@ static void check_family(const char *name, struct engine *e, uint32_t type)
     if (g && r.tokens >= LENGTH) {
         run_plain(g, e, type, r.token);
         run_shared(g, e, type, r.token);
-        run_spilled(g, e, type, r.token);
+        run_spilled(g, e, type, r.token, false);
+        run_spilled(g, e, type, r.token, true);
+        static bool has_folder; /* a file and host memory in turn */
+        has_folder = !has_folder;
+        run_turning(g, e, type, r.token, has_folder ? "/tmp" : NULL);
+        if (e == scalar && type == HAL_F16)
+            run_tail(g, e, r.token);
     }
     family_close(&r);
     gguf_close(g);
@@ -145,6 +237,7 @@ static void test_same_logits(void)
     check_family("llama3", best, HAL_F16);
     check_family("mistral", best, MODEL_CACHE_F32);
     check_family("deepseek3", best, HAL_F16);
+    CU_ASSERT(tight_families >= 12);
 }
 
 /* What the keys of the file say is what an opened model takes; windows keep a long context small. */
