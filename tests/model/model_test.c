@@ -306,13 +306,13 @@ static void sequences_together(void)
     CU_ASSERT_EQUAL(model_prefill(m, 1, other, 30), ERR_NONE);
     CU_ASSERT_EQUAL(model_prefill(m, 0, text, 50), ERR_NONE);
     check_row(m, 0, 49, 4e-3);
-    CU_ASSERT_EQUAL(model_share(m, 2, 0, 50), 32); /* whole pages */
-    for (uint32_t i = 32; i < LENGTH; i++) {       /* 2 catches up, 0 goes on, 1 disturbs */
-        struct model_run runs[3] = {{2, 1, 1, text + i}, {1, 0, 1, other + i}, {0, 1, 1, text + i + 18}};
-        CU_ASSERT_EQUAL(model_step(m, runs, i + 18 < LENGTH ? 3 : 2), ERR_NONE);
+    CU_ASSERT_EQUAL(model_share(m, 2, 0, 40), 40); /* a page and a part of one */
+    for (uint32_t i = 40; i < LENGTH; i++) {       /* 2 catches up, 0 goes on, 1 disturbs */
+        struct model_run runs[3] = {{2, 1, 1, text + i}, {1, 0, 1, other + i}, {0, 1, 1, text + i + 10}};
+        CU_ASSERT_EQUAL(model_step(m, runs, i + 10 < LENGTH ? 3 : 2), ERR_NONE);
         check_row(m, 0, (int)i, 4e-3);
-        if (i + 18 < LENGTH)
-            check_row(m, 1, (int)i + 18, 4e-3);
+        if (i + 10 < LENGTH)
+            check_row(m, 1, (int)i + 10, 4e-3);
     }
     /* A cut into a shared page falls back to its start, and the other sequence keeps its text. */
     CU_ASSERT_EQUAL(model_truncate(m, 2, 20), 0);
