@@ -54,7 +54,8 @@ struct call {
     json_t *logprobs;
     bool has_token, has_ended, is_streaming;
     struct openai_problem problem; /* status 0: none */
-    uint32_t reason, prompt_tokens, made_tokens;
+    uint32_t reason;
+    struct serve_usage usage;
 };
 
 static void run(struct openai *h);
@@ -191,22 +192,20 @@ static void problem_of(struct call *c, enum err error, const char *why)
     snprintf(p->message, sizeof p->message, "%s", why && *why ? why : err_name(error));
 }
 
-static void on_end(void *context, enum err error, const char *why, uint32_t reason, uint32_t prompt_tokens,
-                   uint32_t made_tokens)
+static void on_end(void *context, enum err error, const char *why, uint32_t reason, const struct serve_usage *usage)
 {
     struct call *c = context;
     c->request = NULL;
     c->has_ended = true;
     c->reason = reason;
-    c->prompt_tokens = prompt_tokens;
-    c->made_tokens = made_tokens;
+    c->usage = *usage;
     if (error)
         problem_of(c, error, why);
     if (c->ask.is_stream && !error) {
         append_event(c, openai_event_text(&c->answer, "", 0, NULL, reason == WIRE_LENGTH ? "length" : "stop",
                                         !c->has_token));
         if (c->ask.has_usage)
-            append_event(c, openai_usage_event(&c->answer, prompt_tokens, made_tokens));
+            append_event(c, openai_usage_event(&c->answer, usage));
         append_event(c, strdup("data: [DONE]\n\n"));
     } else if (c->ask.is_stream && c->has_token) {
         char *text = openai_problem_text(&c->problem);
@@ -338,8 +337,7 @@ static enum MHD_Result go_on(struct call *c)
     c->logprobs = NULL;
     return send_text(c, 200,
                      openai_answer_text(&c->answer, c->text ? c->text : "", c->text_bytes, logprobs,
-                                      c->reason == WIRE_LENGTH ? "length" : "stop", c->prompt_tokens,
-                                      c->made_tokens),
+                                      c->reason == WIRE_LENGTH ? "length" : "stop", &c->usage),
                      NULL);
 }
 

@@ -345,14 +345,15 @@ static json_t *frame(const struct openai_answer *a, const char *object, json_t *
                      "model", a->model, "choices", choices);
 }
 
-static json_t *usage(uint32_t prompt_tokens, uint32_t made_tokens)
+static json_t *usage_of(const struct serve_usage *u)
 {
-    return json_pack("{s:i, s:i, s:i}", "prompt_tokens", (int)prompt_tokens, "completion_tokens", (int)made_tokens,
-                     "total_tokens", (int)(prompt_tokens + made_tokens));
+    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", (json_int_t)u->prompt, "completion_tokens",
+                     (json_int_t)u->made, "total_tokens", (json_int_t)u->prompt + u->made, "prompt_tokens_details",
+                     "cached_tokens", (json_int_t)u->cached);
 }
 
 char *openai_answer_text(const struct openai_answer *a, const char *text, size_t bytes, json_t *logprobs,
-                       const char *finish, uint32_t prompt_tokens, uint32_t made_tokens)
+                       const char *finish, const struct serve_usage *usage)
 {
     json_t *choice;
     if (a->ask->is_chat)
@@ -363,7 +364,7 @@ char *openai_answer_text(const struct openai_answer *a, const char *text, size_t
                            logprobs_shape(a, logprobs), "finish_reason", finish);
     json_t *whole_answer =
         frame(a, a->ask->is_chat ? "chat.completion" : "text_completion", json_pack("[o]", choice));
-    json_object_set_new(whole_answer, "usage", usage(prompt_tokens, made_tokens));
+    json_object_set_new(whole_answer, "usage", usage_of(usage));
     return text_of(whole_answer, "", "");
 }
 
@@ -389,10 +390,10 @@ char *openai_event_text(const struct openai_answer *a, const char *text, size_t 
     return text_of(event, "data: ", "\n\n");
 }
 
-char *openai_usage_event(const struct openai_answer *a, uint32_t prompt_tokens, uint32_t made_tokens)
+char *openai_usage_event(const struct openai_answer *a, const struct serve_usage *usage)
 {
     json_t *event = frame(a, a->ask->is_chat ? "chat.completion.chunk" : "text_completion", json_array());
     if (event)
-        json_object_set_new(event, "usage", usage(prompt_tokens, made_tokens));
+        json_object_set_new(event, "usage", usage_of(usage));
     return text_of(event, "data: ", "\n\n");
 }

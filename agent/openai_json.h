@@ -49,10 +49,10 @@ void openai_logprobs_add(json_t **all, json_t *one);
 
 /* The whole answer; text and logprobs (may be NULL, taken). malloc, NULL when out of memory. */
 char *openai_answer_text(const struct openai_answer *a, const char *text, size_t bytes, json_t *logprobs,
-                       const char *finish, uint32_t prompt_tokens, uint32_t made_tokens);
+                       const char *finish, const struct serve_usage *usage);
 /* One event of a stream, "data: {...}\n\n"; finish NULL: more follows; is_first: chat says the role. */
 char *openai_event_text(const struct openai_answer *a, const char *text, size_t bytes, json_t *logprobs, const char *finish,
                       bool is_first);
-char *openai_usage_event(const struct openai_answer *a, uint32_t prompt_tokens, uint32_t made_tokens);
+char *openai_usage_event(const struct openai_answer *a, const struct serve_usage *usage);
 
 #endif

@@ -105,12 +105,13 @@ static void finish(struct serve *s, struct serve_request *r, enum err error, con
         memcpy(cost.variant, r->server->model.variant, 32);
     }
     cost.ttft_us = r->first_us ? r->first_us - r->from_us : 0;
-    cost.made_tokens = r->made;
+    cost.usage.made = r->made;
     uint32_t reason = 0;
     if (m) {
         cost.prefill_us = wire_u64(m, WIRE_K_PREFILL_US, 0);
         cost.decode_us = wire_u64(m, WIRE_K_DECODE_US, 0);
-        cost.prompt_tokens = (uint32_t)wire_u64(m, WIRE_K_PROMPT, 0);
+        cost.usage.prompt = (uint32_t)wire_u64(m, WIRE_K_PROMPT, 0);
+        cost.usage.cached = (uint32_t)wire_u64(m, WIRE_K_CACHED, 0);
         reason = (uint32_t)wire_u64(m, WIRE_K_REASON, 0);
         if (r->is_sampled && wire_view(m, WIRE_K_TOKENS, &tokens, &bytes) && bytes >= 8 && (copy = malloc(bytes))) {
             memcpy(copy, tokens, bytes);
@@ -119,14 +120,13 @@ static void finish(struct serve *s, struct serve_request *r, enum err error, con
         }
     }
     struct serve_ask ask = r->ask;
-    uint32_t made = r->made;
     leave_server(r);
     free_request(s, r);
     s->hooks.finished(s->hooks.context, &cost);
     if (cost.is_trial && error != ERR_CANCELLED && error != ERR_ARGUMENT)
         s->hooks.trial_answered(s->hooks.context, error == ERR_NONE);
     free(copy);
-    ask.end(ask.context, error, why, reason, cost.prompt_tokens, made);
+    ask.end(ask.context, error, why, reason, &cost.usage);
 }
 
 static enum err send_request(struct server *v, struct serve_request *r)
@@ -445,6 +445,10 @@ static void start(struct server *v)
         wire_put_text(&m, WIRE_K_PLUGIN, v->model.plugin);
         wire_put_u64(&m, WIRE_K_SEQUENCES, s->settings->sequences);
         wire_put_u64(&m, WIRE_K_CONTEXT, s->settings->context);
+        wire_put_u64(&m, WIRE_K_KEEP, s->settings->keep);
+        wire_put_u64(&m, WIRE_K_CACHE_BYTES, s->settings->cache_bytes);
+        wire_put_u64(&m, WIRE_K_SPILL_BYTES, s->settings->spill_bytes);
+        wire_put_text(&m, WIRE_K_FOLDER, s->settings->state);
         wire_put_f64(&m, WIRE_K_RATE, s->rate);
         worker_expect(v->worker, (int64_t)s->settings->hang_s * 1000);
         if (worker_send(v->worker, &m))

@@ -21,12 +21,17 @@
 
 enum { SERVE_TOKENS_MAX = 1 << 20 };
 
+/* Tokens of a request; cached: of the prompt, that were in the cache. */
+struct serve_usage {
+    uint32_t prompt, cached, made;
+};
+
 /* What a finished request cost, for telemetry. */
 struct serve_cost {
     bool is_trial;
     uint8_t variant[32];
     uint64_t ttft_us, total_us, prefill_us, decode_us;
-    uint32_t prompt_tokens, made_tokens;
+    struct serve_usage usage;
     const uint32_t *tokens; /* prompt and answer, when is_sampled; else NULL */
     uint32_t token_count;
     enum err error;
@@ -97,8 +102,7 @@ struct serve_ask {
     /* top: packed choices, the chosen one first: [f32 logprob][u8 bytes][text] each; NULL without. */
     void (*token)(void *context, const char *text, size_t bytes, const uint8_t *top, size_t top_bytes);
     /* error and why, or how it ended. Called once, last; never from serve_submit. */
-    void (*end)(void *context, enum err error, const char *why, uint32_t reason, uint32_t prompt_tokens,
-                uint32_t made_tokens);
+    void (*end)(void *context, enum err error, const char *why, uint32_t reason, const struct serve_usage *usage);
 };
 
 /* ERR_FULL: too many wait, try later. ERR_NOT_FOUND: there is no model. ERR_MEMORY, ERR_ARGUMENT. */

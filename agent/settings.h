@@ -49,6 +49,9 @@ struct settings {
     uint32_t sequences;   /* answered together */
     uint32_t context;     /* tokens of one of them, at most */
     uint32_t queue;       /* further requests that may wait */
+    uint32_t keep;        /* texts that may rest in the cache beside those that run; 0: none is reused */
+    uint64_t cache_bytes; /* of keys and values in memory; 0: all that the texts may need */
+    uint64_t spill_bytes; /* of the file in state that texts at rest may go to; 0: none */
     /* [telemetry] */
     uint32_t telemetry_s;
     double shadow_rate;   /* of requests, 0..1 */

@@ -14,7 +14,7 @@
 #include "protocol/message.h"
 
 enum {
-    METRICS = 5,
+    METRICS = 6,
     ERRORS_MAX = 8,
     EVENTS_MAX = 16,
     SHADOWS_MAX = 4,
@@ -199,7 +199,7 @@ static void on_idle(void *context);
 static void keep_shadow(struct telemetry *t, const struct serve_cost *c)
 {
     uint32_t count = c->token_count < SHADOW_TOKENS_MAX ? c->token_count : SHADOW_TOKENS_MAX;
-    if (t->queued == SHADOWS_MAX || count <= c->prompt_tokens || count < 2)
+    if (t->queued == SHADOWS_MAX || count <= c->usage.prompt || count < 2)
         return;
     struct shadow *s = &t->queue[t->queued];
     if (!(s->tokens = malloc((size_t)count * 4)))
@@ -207,7 +207,7 @@ static void keep_shadow(struct telemetry *t, const struct serve_cost *c)
     memcpy(s->tokens, c->tokens, (size_t)count * 4);
     s->from_ms = loop_now_ms(t->options.loop);
     s->count = count;
-    s->prefix = c->prompt_tokens;
+    s->prefix = c->usage.prompt;
     memcpy(s->variant, c->variant, 32);
     t->queued++;
     loop_set_timer(t->options.loop, &t->idle, SHADOW_AGAIN_MS, on_idle, t);
@@ -223,11 +223,14 @@ void telemetry_finished(struct telemetry *t, const struct serve_cost *c)
     add(t, MESSAGE_REQUEST_US, c->total_us);
     if (c->ttft_us)
         add(t, MESSAGE_TTFT_US, c->ttft_us);
-    if (c->prefill_us && c->prompt_tokens)
-        add(t, MESSAGE_PREFILL_MILLITOK_S, (uint64_t)(c->prompt_tokens * 1e9 / (double)c->prefill_us));
-    if (c->decode_us && c->made_tokens > 1)
-        add(t, MESSAGE_DECODE_MILLITOK_S, (uint64_t)((c->made_tokens - 1) * 1e9 / (double)c->decode_us));
-    uint64_t tokens = c->prompt_tokens + c->made_tokens;
+    const struct serve_usage *u = &c->usage;
+    if (c->prefill_us && u->prompt > u->cached)
+        add(t, MESSAGE_PREFILL_MILLITOK_S, (uint64_t)((u->prompt - u->cached) * 1e9 / (double)c->prefill_us));
+    if (c->decode_us && u->made > 1)
+        add(t, MESSAGE_DECODE_MILLITOK_S, (uint64_t)((u->made - 1) * 1e9 / (double)c->decode_us));
+    if (u->prompt)
+        add(t, MESSAGE_CACHED_TOKENS, u->cached);
+    uint64_t tokens = (uint64_t)u->prompt - u->cached + u->made; /* that the model ran */
     t->tokens += tokens;
     if (!c->is_trial)
         count_window(t, tokens);

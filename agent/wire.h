@@ -26,7 +26,7 @@ enum wire_kind {
     WIRE_SELFTEST = 6, /* BASE, PATH, TEXTS, PLAN -> PROGRESS, DONE with the measures */
     WIRE_BENCH = 7,    /* PATH, PROMPT, GENERATE, REPEAT, THREADS -> DONE with RESULT */
     WIRE_SHADOW = 8,   /* BASE, PATH, TOKENS, PREFIX -> DONE with KLD, KLD_MAX, TOP1, COUNT */
-    WIRE_SERVE = 9,    /* PATH, SEQUENCES, CONTEXT, RATE -> READY; then the four below */
+    WIRE_SERVE = 9,    /* PATH, SEQUENCES, CONTEXT, RATE, KEEP, CACHE_BYTES, SPILL_BYTES, FOLDER -> READY; then the four below */
     WIRE_GENERATE = 10,
     WIRE_CANCEL = 11,
     WIRE_COLLECT = 12, /* -> STATS, one per chunk, the last with LAST; then the window begins anew */
@@ -37,7 +37,7 @@ enum wire_kind {
     WIRE_DONE = 34,
     WIRE_FAILED = 35, /* ERR, TEXT */
     WIRE_TOKEN = 36,  /* TEXT (whole characters, may be empty), TOKENS [1], LOGPROB, TOP */
-    WIRE_END = 37,    /* REASON, PROMPT, GENERATE, PREFILL_US, DECODE_US; or ERR, TEXT */
+    WIRE_END = 37,    /* REASON, PROMPT, CACHED, GENERATE, PREFILL_US, DECODE_US; or ERR, TEXT */
     WIRE_STATS = 38
 };
 
@@ -97,7 +97,11 @@ enum wire_key {
     WIRE_K_DECODE_US,  /* u64 */
     WIRE_K_REPEAT,     /* u64 */
     WIRE_K_WORST_DPPL, /* f64 percent */
-    WIRE_K_WORST_KLD   /* f64 */
+    WIRE_K_WORST_KLD,  /* f64 */
+    WIRE_K_KEEP,        /* u64: texts that may rest in the cache beside those that run */
+    WIRE_K_CACHE_BYTES, /* u64: of keys and values in memory */
+    WIRE_K_SPILL_BYTES, /* u64: of the file that texts at rest may go to */
+    WIRE_K_CACHED       /* u64: tokens of the prompt that were in the cache */
 };
 
 enum wire_reason { WIRE_STOPPED = 1, WIRE_LENGTH = 2 };

@@ -1,4 +1,5 @@
-/* worker_serve.c: many requests, one model: every step runs what all of them have ready, together.
+/* worker_serve.c: many requests, one model: every step runs what all of them have ready, together. A request
+ * begins with what an earlier one left in the cache (worker_text.h).
  *
  * A request that another worker began comes with the answer so far: those tokens are fed as if they had been
  * sampled here, their text is not said again, and the answer goes on.
@@ -24,9 +25,9 @@ static uint64_t self_us(void)
 
 static void drop(struct worker_server *v, struct worker_sequence *s)
 {
-    model_truncate(v->model, s->index, 0);
+    if (s->history)
+        worker_texts_end(&v->texts, s->index);
     sample_close(s->sampler);
-    free(s->history);
     free(s->stop);
     free(s->held);
     memset(s, 0, sizeof *s);
@@ -46,6 +47,7 @@ static void say_end(struct worker_server *v, struct worker_sequence *s, uint64_t
         uint64_t now = self_us();
         wire_put_u64(&m, WIRE_K_REASON, reason);
         wire_put_u64(&m, WIRE_K_PROMPT, s->prompt);
+        wire_put_u64(&m, WIRE_K_CACHED, s->cached);
         wire_put_u64(&m, WIRE_K_GENERATE, s->count - s->prompt);
         wire_put_u64(&m, WIRE_K_PREFILL_US, s->first_us ? s->first_us - s->from_us : 0);
         wire_put_u64(&m, WIRE_K_DECODE_US, s->first_us ? now - s->first_us : 0);
@@ -202,8 +204,6 @@ static enum err set_options(struct worker_server *v, struct worker_sequence *s, 
         memcpy(s->stop, list, bytes);
         s->stop_bytes = bytes;
     }
-    if (!(s->history = malloc((size_t)v->context * 4)))
-        return ERR_MEMORY;
     return sample_open(&o, model_info(v->model)->vocabulary, &s->sampler);
 }
 
@@ -213,9 +213,9 @@ static enum err set_prompt(struct worker_server *v, struct worker_sequence *s, c
     size_t bytes, count = 0;
     enum err e;
     if (wire_view(m, WIRE_K_PROMPT, &text, &bytes))
-        e = tokenizer_encode(v->tokenizer, text, bytes, true, true, s->history, v->context, &count);
+        e = tokenizer_encode(v->tokenizer, text, bytes, true, true, v->prompt, v->context, &count);
     else if (wire_view(m, WIRE_K_CHAT, &text, &bytes))
-        e = worker_chat(v, text, bytes, s->history, v->context, &count, why);
+        e = worker_chat(v, text, bytes, v->prompt, v->context, &count, why);
     else
         return ERR_ARGUMENT;
     if (e == ERR_FULL || (!e && count >= v->context)) {
@@ -229,6 +229,10 @@ static enum err set_prompt(struct worker_server *v, struct worker_sequence *s, c
                  e ? err_name(e) : "");
         return e ? e : ERR_ARGUMENT;
     }
+    if ((e = worker_texts_begin(&v->texts, v->prompt, (uint32_t)count, &s->index, &s->cached)))
+        return e;
+    s->history = v->texts.text[s->index].token;
+    s->fed = s->cached;
     s->prompt = s->count = (uint32_t)count;
     uint64_t most = wire_u64(m, WIRE_K_GENERATE, 0);
     uint32_t room = v->context - s->prompt;
@@ -244,10 +248,8 @@ static void begin(struct worker_server *v, const struct wire *m)
     size_t bytes;
     struct worker_sequence *s = NULL;
     for (uint32_t i = 0; i < v->sequences && !s; i++)
-        if (!v->sequence[i].used) {
+        if (!v->sequence[i].used)
             s = &v->sequence[i];
-            s->index = i;
-        }
     if (!s) {
         say_end(v, NULL, m->id, 0, ERR_FULL, "every place is taken");
         return;
@@ -297,7 +299,7 @@ static void fail_all(struct worker_server *v, enum err error)
 }
 
 /* Sequences that continue come first, prompts share what is left of the batch. */
-static uint32_t plan_runs(struct worker_server *v, struct model_run *runs)
+static uint32_t plan_runs(struct worker_server *v)
 {
     uint32_t left = model_info(v->model)->batch, count = 0;
     for (int pass = 0; pass < 2; pass++)
@@ -307,44 +309,67 @@ static uint32_t plan_runs(struct worker_server *v, struct model_run *runs)
             if (need == 0 || (need == 1) != (pass == 0))
                 continue;
             uint32_t chunk = need < left ? need : left;
-            runs[count++] = (struct model_run){.sequence = i,
-                                               .outputs = chunk == need,
-                                               .count = chunk,
-                                               .tokens = s->history + s->fed};
+            v->running[count] = s;
+            v->runs[count++] = (struct model_run){.sequence = s->index,
+                                                  .outputs = chunk == need,
+                                                  .count = chunk,
+                                                  .tokens = s->history + s->fed};
             left -= chunk;
         }
     return count;
 }
 
+/* Texts that rest give their pages to those that run. */
+static enum err step_model(struct worker_server *v, uint32_t count)
+{
+    enum err e = model_step(v->model, v->runs, count);
+    while (e == ERR_FULL && worker_texts_forget(&v->texts))
+        e = model_step(v->model, v->runs, count);
+    return e;
+}
+
+/* The next token of every run that has come to its end. */
+static void choose_tokens(struct worker_server *v, uint32_t count)
+{
+    const uint32_t words = model_info(v->model)->vocabulary, most = model_info(v->model)->head_rows;
+    const float *logits = NULL;
+    uint32_t outputs = 0, row = 0;
+    enum err e = ERR_NONE;
+    for (uint32_t i = 0; i < count; i++)
+        outputs += v->runs[i].outputs;
+    for (uint32_t i = 0; i < count; i++) {
+        struct worker_sequence *s = v->running[i];
+        struct sample_choice choice;
+        if (!v->runs[i].outputs)
+            continue;
+        if (row % most == 0) /* the head's weights are read once for many rows */
+            e = model_logits(v->model, row, outputs - row < most ? outputs - row : most, &logits);
+        const float *mine = logits + (size_t)(row++ % most) * words;
+        const enum err failed = e ? e : sample_next(s->sampler, mine, &choice);
+        if (failed) {
+            say_end(v, s, s->id, 0, failed, "no token can be chosen");
+            drop(v, s);
+        } else if (!take_token(v, s, &choice, mine, false)) {
+            drop(v, s);
+        }
+    }
+}
+
 static void step(struct worker_server *v)
 {
-    uint32_t count = plan_runs(v, v->runs), row = 0;
+    uint32_t count = plan_runs(v);
     bool observes = v->rate > 0 && (double)randombytes_uniform(1u << 20) < v->rate * (1 << 20);
     if (worker_window_observe(v, observes))
         log_warning("worker: activations cannot be observed");
-    enum err e = model_step(v->model, v->runs, count);
+    enum err e = step_model(v, count);
     if (e) {
         log_error("worker: a step failed: %s", err_name(e));
         fail_all(v, e);
         return;
     }
     for (uint32_t i = 0; i < count; i++)
-        v->sequence[v->runs[i].sequence].fed += v->runs[i].count;
-    for (uint32_t i = 0; i < count; i++) {
-        struct worker_sequence *s = &v->sequence[v->runs[i].sequence];
-        struct sample_choice choice;
-        const float *logits;
-        if (!v->runs[i].outputs)
-            continue;
-        if (!(e = model_logits(v->model, row++, 1, &logits)))
-            e = sample_next(s->sampler, logits, &choice);
-        if (e) {
-            say_end(v, s, s->id, 0, e, "no token can be chosen");
-            drop(v, s);
-        } else if (!take_token(v, s, &choice, logits, false)) {
-            drop(v, s);
-        }
-    }
+        v->running[i]->fed += v->runs[i].count;
+    choose_tokens(v, count);
     worker_beat(v->w, 0, 0);
 }
 
@@ -386,13 +411,21 @@ static void on_load(void *context, uint64_t done, uint64_t total)
 
 static enum err open_all(struct worker_server *v, const struct wire *m, char why[WORKER_WHY])
 {
-    char path[900], plugin[WORKER_NAME];
+    char path[900], plugin[WORKER_NAME], folder[WORKER_FOLDER];
     if (!wire_text(m, WIRE_K_PATH, path, sizeof path) || !wire_text(m, WIRE_K_PLUGIN, plugin, sizeof plugin))
         return ERR_ARGUMENT;
-    struct model_options o = {.context = (uint32_t)wire_u64(m, WIRE_K_CONTEXT, 2048),
-                              .sequences = (uint32_t)wire_u64(m, WIRE_K_SEQUENCES, 1),
+    const uint32_t context = (uint32_t)wire_u64(m, WIRE_K_CONTEXT, 2048);
+    const uint32_t keep = (uint32_t)wire_u64(m, WIRE_K_KEEP, 0);
+    v->sequences = (uint32_t)wire_u64(m, WIRE_K_SEQUENCES, 1);
+    struct model_options o = {.context = context,
+                              .sequences = v->sequences + keep,
+                              .head_rows = v->sequences,
+                              .cache_bytes = wire_u64(m, WIRE_K_CACHE_BYTES, 0),
+                              .spill_bytes = wire_u64(m, WIRE_K_SPILL_BYTES, 0),
                               .progress = on_load,
                               .progress_context = v->w};
+    if (wire_text(m, WIRE_K_FOLDER, folder, sizeof folder) && folder[0] && (o.cache_bytes || o.spill_bytes))
+        o.spill_folder = folder;
     v->rate = wire_f64(m, WIRE_K_RATE, 0);
     enum err e = worker_engine(v->w, plugin, 0, &v->engine, why);
     if (!e)
@@ -403,13 +436,16 @@ static enum err open_all(struct worker_server *v, const struct wire *m, char why
         worker_chat_open(v);
     if (!e)
         e = worker_open_model(v->gguf, v->engine, &o, &v->model, why);
+    if (!e)
+        e = worker_texts_open(&v->texts, v->model, keep > 0);
     if (e)
         return e;
-    v->sequences = model_info(v->model)->sequences;
     v->context = model_info(v->model)->context;
     v->sequence = calloc(v->sequences, sizeof *v->sequence);
     v->runs = calloc(v->sequences, sizeof *v->runs);
-    return v->sequence && v->runs ? ERR_NONE : ERR_MEMORY;
+    v->running = calloc(v->sequences, sizeof *v->running);
+    v->prompt = calloc(v->context, sizeof *v->prompt);
+    return v->sequence && v->runs && v->running && v->prompt ? ERR_NONE : ERR_MEMORY;
 }
 
 enum err worker_serve(struct worker_self *w, const struct wire *m)
@@ -430,6 +466,9 @@ enum err worker_serve(struct worker_self *w, const struct wire *m)
     }
     free(v.sequence);
     free(v.runs);
+    free(v.running);
+    free(v.prompt);
+    worker_texts_close(&v.texts);
     worker_window_close(&v);
     model_close(v.model);
     chat_close(v.chat);

@@ -3,6 +3,7 @@
 #define WORKER_SERVE_H
 
 #include "agent/worker_parts.h"
+#include "agent/worker_text.h"
 #include "compress/profile.h"
 #include "model/chat.h"
 #include "model/model.h"
@@ -14,9 +15,10 @@ struct worker_sequence {
     bool used;
     bool wants_tokens; /* the agent wants them all at the end */
     uint64_t id;
-    uint32_t index;    /* the model's sequence */
-    uint32_t *history; /* [context] prompt, then answer */
+    uint32_t index;    /* its text, the model's sequence */
+    uint32_t *history; /* [context] prompt, then answer: the text's tokens */
     uint32_t prompt, count, fed;
+    uint32_t cached;   /* tokens of the prompt that were in the cache */
     uint32_t most;     /* tokens of the answer */
     uint32_t top;      /* UINT32_MAX: no log probabilities */
     struct sampler *sampler;
@@ -36,9 +38,12 @@ struct worker_server {
     struct chat *chat; /* NULL: chat_why says why not */
     char chat_why[GGUF_REASON_BYTES];
     struct model *model;
+    struct worker_texts texts;
     uint32_t sequences, context, active;
     struct worker_sequence *sequence;
     struct model_run *runs;
+    struct worker_sequence **running; /* [sequences] whose runs they are */
+    uint32_t *prompt;                 /* [context] of the request that begins */
     /* The window of activation statistics. */
     double rate;
     struct profile *window;

@@ -10,7 +10,7 @@
 static const char *metric_name(uint32_t metric)
 {
     static const char *const names[] = {"?", "ttft_us", "token_us", "prefill_millitok_s",
-                                        "decode_millitok_s", "request_us"};
+                                        "decode_millitok_s", "request_us", "cached_tokens"};
     return metric < sizeof names / sizeof names[0] ? names[metric] : "?";
 }
 

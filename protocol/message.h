@@ -338,7 +338,8 @@ enum message_metric {
     MESSAGE_TOKEN_US = 2,           /* between tokens */
     MESSAGE_PREFILL_MILLITOK_S = 3, /* 0.001 tokens/s */
     MESSAGE_DECODE_MILLITOK_S = 4,
-    MESSAGE_REQUEST_US = 5
+    MESSAGE_REQUEST_US = 5,
+    MESSAGE_CACHED_TOKENS = 6 /* of a prompt: what an earlier request had left in the cache */
 };
 
 enum message_record_kind {

@@ -587,7 +587,7 @@ static void test_orders(void)
     /* statistics on demand: some tokens are served, then the sums come with the command's id */
     command(6, MESSAGE_CALIBRATE, NULL, p->f.identity.id, 3);
     turn(100);
-    struct serve_cost cost = {.prompt_tokens = 3, .made_tokens = 2};
+    struct serve_cost cost = {.usage = {.prompt = 3, .made = 2}};
     telemetry_finished(p->telemetry, &cost);
     CU_ASSERT(fixture_wait(&p->f, 5000, has_sums, NULL));
     CU_ASSERT(p->last_sums.command == 6 && p->last_sums.sum[0].rows == 7 && p->last_sums.variant[0] == 0x44 &&
@@ -612,7 +612,7 @@ static void test_orders(void)
 static void test_shadow(void)
 {
     uint32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
-    struct serve_cost cost = {.prompt_tokens = 3, .made_tokens = 5, .tokens = tokens, .token_count = 8};
+    struct serve_cost cost = {.usage = {.prompt = 3, .made = 5}, .tokens = tokens, .token_count = 8};
     begin();
     offer(1);
     CU_ASSERT(fixture_wait(&p->f, 10000, is_committed, NULL));

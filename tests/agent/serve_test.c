@@ -142,17 +142,15 @@ static void on_token(void *context, const char *text, size_t bytes, const uint8_
     }
 }
 
-static void on_end(void *context, enum err error, const char *why, uint32_t reason, uint32_t prompt_tokens,
-                   uint32_t made)
+static void on_end(void *context, enum err error, const char *why, uint32_t reason, const struct serve_usage *usage)
 {
     struct asked *a = context;
     (void)why;
     (void)reason;
-    (void)prompt_tokens;
     CU_ASSERT(!a->ended);
     a->ended = true;
     a->error = error;
-    a->made = made;
+    a->made = usage->made;
 }
 
 static enum err ask(struct asked *a, uint32_t tokens)
