@@ -1,0 +1,194 @@
+/* serve_host.c: serve_host MODEL [key=value...]: the agent's serving alone, on loopback, for tests and benchmarks.
+ * No fleet: the model is served as if it had been committed. The first line out is "port worker-pid"; it serves
+ * until its input ends, then lets the worker end by itself, so that a sanitizer can say what leaked.
+ * Keys: plugin path folder threads sequences context queue keep cache_mib spill_mib memory_mib state.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "agent/log.h"
+#include "agent/loop.h"
+#include "agent/openai.h"
+#include "agent/serve.h"
+#include "agent/worker.h"
+
+static struct loop *loop;
+static bool is_leaving, has_left;
+static unsigned long long requests, cached, crashes;
+
+static void hook_nothing(void *context)
+{
+    (void)context;
+}
+
+static void hook_answered(void *context, bool is_good)
+{
+    (void)context;
+    (void)is_good;
+}
+
+static bool hook_crashed(void *context, bool by_force, const char *why)
+{
+    (void)context;
+    (void)by_force;
+    (void)why;
+    return false;
+}
+
+static bool hook_sampled(void *context)
+{
+    (void)context;
+    return false;
+}
+
+static void hook_token(void *context, uint64_t us)
+{
+    (void)context;
+    (void)us;
+}
+
+static void hook_finished(void *context, const struct serve_cost *c)
+{
+    (void)context;
+    requests++;
+    cached += c->usage.cached;
+}
+
+static void hook_stats(void *context, const struct wire *m)
+{
+    (void)context;
+    (void)m;
+}
+
+static void hook_down(void *context, const char *why)
+{
+    (void)context;
+    fprintf(stderr, "serve_host: %s\n", why);
+    if (is_leaving && strstr(why, "status 0"))
+        has_left = true;
+    else
+        crashes++;
+    if (is_leaving)
+        loop_stop(loop);
+}
+
+static void on_late(void *context)
+{
+    (void)context;
+    fprintf(stderr, "serve_host: the worker did not end\n");
+    loop_stop(loop);
+}
+
+/* The worker's end of the channel sees ours close, and ends. */
+static void leave(void)
+{
+    static struct loop_timer timer;
+    struct sockaddr name = {0};
+    if (is_leaving)
+        return;
+    is_leaving = true;
+    for (int fd = 3; fd < 1024; fd++) {
+        socklen_t size = sizeof name;
+        if (getsockname(fd, &name, &size) == 0 && name.sa_family == AF_UNIX)
+            shutdown(fd, SHUT_WR);
+    }
+    loop_set_timer(loop, &timer, 60000, on_late, NULL);
+}
+
+static void on_input(void *context, uint32_t events)
+{
+    char bytes[64];
+    (void)context;
+    (void)events;
+    if (read(0, bytes, sizeof bytes) <= 0) {
+        loop_delete(loop, context);
+        leave();
+    }
+}
+
+static bool set(struct settings *s, const char *argument)
+{
+    const char *value = strchr(argument, '=');
+    const size_t n = value ? (size_t)(value++ - argument) : 0;
+    const struct {
+        const char *name;
+        char *text;
+        uint32_t *number;
+        uint64_t *mib;
+    } keys[] = {{"plugin", s->plugin, NULL, NULL},           {"path", s->path, NULL, NULL},
+                {"folder", s->plugin_folder, NULL, NULL},    {"state", s->state, NULL, NULL},
+                {"threads", NULL, &s->threads, NULL},        {"sequences", NULL, &s->sequences, NULL},
+                {"context", NULL, &s->context, NULL},        {"queue", NULL, &s->queue, NULL},
+                {"keep", NULL, &s->keep, NULL},              {"cache_mib", NULL, NULL, &s->cache_bytes},
+                {"spill_mib", NULL, NULL, &s->spill_bytes},  {"memory_mib", NULL, NULL, &s->memory_bytes}};
+    for (size_t i = 0; value && i < sizeof keys / sizeof keys[0]; i++) {
+        if (strlen(keys[i].name) != n || strncmp(keys[i].name, argument, n) != 0)
+            continue;
+        if (keys[i].text && strlen(value) < SETTINGS_NAME)
+            strcpy(keys[i].text, value);
+        if (keys[i].number)
+            *keys[i].number = (uint32_t)strtoul(value, NULL, 10);
+        if (keys[i].mib)
+            *keys[i].mib = strtoull(value, NULL, 10) << 20;
+        return true;
+    }
+    return false;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct serve_hooks hooks = {.trial_ready = hook_nothing,
+                                             .trial_answered = hook_answered,
+                                             .trial_crashed = hook_crashed,
+                                             .is_sampled = hook_sampled,
+                                             .token = hook_token,
+                                             .finished = hook_finished,
+                                             .stats = hook_stats,
+                                             .crashed = hook_down};
+    struct settings s = {.listen_address = "127.0.0.1", .hang_s = 120, .sequences = 4, .context = 512, .queue = 64,
+                         .keep = 4};
+    struct serve_model model = {.variant = {1}};
+    struct serve *serve = NULL;
+    struct openai *openai = NULL;
+    struct loop_watch input = {0};
+    uint16_t port = 0;
+    int status = 1;
+    strcpy(s.state, "/tmp/tare-serve.XXXXXX");
+    for (int i = 2; i < argc; i++)
+        if (!set(&s, argv[i])) {
+            fprintf(stderr, "serve_host: unknown: %s\n", argv[i]);
+            return 2;
+        }
+    if (argc < 2 || (strstr(s.state, "XXXXXX") && !mkdtemp(s.state)))
+        return 2;
+    signal(SIGPIPE, SIG_IGN);
+    log_set_level(getenv("VERBOSE") ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING);
+    snprintf(model.path, sizeof model.path, "%s", argv[1]);
+    worker_set_program(BUILD_DIR "/bin/tared-worker");
+    if (loop_open(&loop) || serve_open(loop, &s, &hooks, &serve) || openai_open(loop, &s, serve, &openai, &port))
+        goto out;
+    serve_main(serve, &model);
+    while (serve_state(serve) != SERVE_READY && crashes == 0)
+        if (loop_once(loop, 100))
+            goto out;
+    if (crashes || loop_add(loop, &input, 0, EPOLLIN, on_input, &input))
+        goto out;
+    printf("%u %d\n", port, (int)serve_pid(serve));
+    fflush(stdout);
+    status = loop_run(loop) || crashes || !has_left;
+    printf("%llu requests, %llu cached tokens, %llu crashes\n", requests, cached, crashes);
+out:
+    openai_close(openai);
+    serve_close(serve);
+    loop_close(loop);
+    char path[SETTINGS_PATH + 16];
+    snprintf(path, sizeof path, "%s/http.port", s.state);
+    unlink(path);
+    rmdir(s.state);
+    return status;
+}
