@@ -35,6 +35,7 @@ struct check_options {
 
 struct check_report {
     uint32_t cases;              /* compared */
+    uint32_t steps;              /* cases begun: what shows that a check goes on */
     enum err error;              /* of the first failure */
     char op[16];                 /* that failed, "" when none */
     char text[CHECK_TEXT_BYTES]; /* the reproducing line, "" when none */

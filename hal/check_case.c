@@ -35,6 +35,7 @@ void check_case(struct check_run *c, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(c->shape, sizeof c->shape, format, arguments);
     va_end(arguments);
+    c->report->steps++;
     if (c->options->verbose != NULL)
         fprintf(c->options->verbose, "%s %s pattern=%s\n", c->report->op, c->shape,
                 pattern_names[c->pattern]);

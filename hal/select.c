@@ -87,40 +87,49 @@ static int64_t now_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* Wait until the child is gone. A hang is SELECT_TIMEOUT_MS without one more case compared, so that
- * a busy machine refuses nobody. Returns 1 when it had to be killed. */
-static int await_child(pid_t pid, int end, const struct contact *c)
+/* How long the child may be silent where it is now. */
+static int64_t patience_ms(const struct select_options *options, const struct contact *c)
+{
+    if (c->plugin.caps.score < SELECT_ACCELERATOR || strcmp(c->report.op, "open") != 0)
+        return SELECT_TIMEOUT_MS;
+    return options->open_ms != 0 ? options->open_ms : SELECT_OPEN_MS;
+}
+
+/* Wait until the child is gone. Steps of the check count, not time, so that a busy machine refuses
+ * nobody. Returns 0, or for how many ms it was silent when it had to be killed. */
+static int64_t await_child(pid_t pid, int end, const struct select_options *options,
+                           const struct contact *c)
 {
     const int64_t start = now_ms();
     int64_t since = start;
     uint32_t seen = 0;
     struct pollfd p = {end, POLLIN, 0};
     while (poll(&p, 1, POLL_MS) <= 0) {
-        const uint32_t cases = *(const volatile uint32_t *)&c->report.cases;
+        const uint32_t steps = *(const volatile uint32_t *)&c->report.steps;
         const int64_t now = now_ms();
-        if (cases != seen) {
-            seen = cases;
+        if (steps != seen) {
+            seen = steps;
             since = now;
         }
-        if (now - since > SELECT_TIMEOUT_MS || now - start > TOTAL_TIMEOUT_MS) {
+        if (now - since > patience_ms(options, c) || now - start > TOTAL_TIMEOUT_MS) {
             kill(pid, SIGKILL);
-            return 1;
+            return now - since > 0 ? now - since : 1;
         }
     }
     return 0;
 }
 
-static void judge_death(struct contact *c, int is_hanging, int status)
+static void judge_death(struct contact *c, int64_t silent_ms, int status)
 {
     struct select_plugin *p = &c->plugin;
     const char *op = c->report.op[0] != '\0' ? c->report.op : "loading";
-    if (c->is_done && !is_hanging)
+    if (c->is_done && silent_ms == 0)
         return;
     p->is_serving = 0;
-    p->error = is_hanging ? ERR_TIMEOUT : ERR_CRASHED;
-    if (is_hanging)
-        snprintf(p->reason, sizeof p->reason, "hangs in %s (no progress for %d ms)", op,
-                 SELECT_TIMEOUT_MS);
+    p->error = silent_ms != 0 ? ERR_TIMEOUT : ERR_CRASHED;
+    if (silent_ms != 0)
+        snprintf(p->reason, sizeof p->reason, "hangs in %s (no progress for %lld ms)", op,
+                 (long long)silent_ms);
     else if (WIFSIGNALED(status))
         snprintf(p->reason, sizeof p->reason, "crashes in %s: %s", op, strsignal(WTERMSIG(status)));
     else
@@ -169,10 +178,10 @@ enum err select_first_contact(const char *file, const struct select_options *opt
         snprintf(c->plugin.reason, sizeof c->plugin.reason, "fork: %s", strerror(errno));
         c->plugin.error = ERR_MEMORY;
     } else {
-        const int is_hanging = await_child(pid, ends[0], c);
+        const int64_t silent_ms = await_child(pid, ends[0], options, c);
         while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
             ;
-        judge_death(c, is_hanging, status);
+        judge_death(c, silent_ms, status);
         c->plugin.is_serving = c->plugin.error == ERR_NONE;
     }
     close(ends[0]);

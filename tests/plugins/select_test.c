@@ -13,12 +13,13 @@
 #include "plugins/scalar/scalar.h"
 #include "protocol/minisign.h"
 
-static void expect(const char *name, enum err wanted, const char *words)
+static void expect_in(const char *folder, uint32_t open_ms, const char *name, enum err wanted,
+                      const char *words)
 {
     struct select_plugin p;
     char file[512];
-    const struct select_options options = {.folder = SABOTAGE_DIR};
-    snprintf(file, sizeof file, SABOTAGE_DIR "/%s.so", name);
+    const struct select_options options = {.folder = folder, .open_ms = open_ms};
+    snprintf(file, sizeof file, "%s/%s.so", folder, name);
     const enum err e = select_first_contact(file, &options, &p);
     CU_ASSERT_EQUAL(e, wanted);
     CU_ASSERT_EQUAL(p.error, wanted);
@@ -27,6 +28,20 @@ static void expect(const char *name, enum err wanted, const char *words)
     CU_ASSERT_PTR_NOT_NULL(strstr(p.reason, words));
     if (e != wanted || strstr(p.reason, words) == NULL)
         printf("%s: %s: %s\n", name, err_name(e), p.reason);
+}
+
+static void expect(const char *name, enum err wanted, const char *words)
+{
+    expect_in(SABOTAGE_DIR, 0, name, wanted, words);
+}
+
+/* An accelerator's driver may compile for seconds in its first open(); one that never comes back is
+ * refused all the same. */
+static void test_slow_open(void)
+{
+    expect_in(SABOTAGE_DIR "_open", 0, "openlate", ERR_NONE, "");
+    expect_in(SABOTAGE_DIR "_open", 1000, "openlate", ERR_TIMEOUT, "hangs in open");
+    expect_in(SABOTAGE_DIR "_open", 3000, "opennever", ERR_TIMEOUT, "hangs in open");
 }
 
 static void test_wrong(void)
@@ -250,6 +265,6 @@ static void test_fallback(void)
     CU_ASSERT_TRUE(report.cases > 1000);
 }
 
-RUN_SUITE("select", {"wrong results", test_wrong}, {"crash and hang", test_dying},
+RUN_SUITE("select", {"wrong results", test_wrong}, {"crash and hang", test_dying}, {"slow to open", test_slow_open},
           {"good ones", test_good}, {"files", test_files}, {"keys", test_keys},
           {"engine", test_engine}, {"budget", test_budget}, {"fallback", test_fallback})
