@@ -9,15 +9,7 @@
 
 enum {
     LOG_BYTES = 4096,            /* of the driver's compiler */
-    SPARE_BYTES = 64 << 20,      /* left to the driver: stacks, printf, other contexts */
-    NOTE_ROWS_BYTES = 256 << 10, /* 65536 rows in one call */
-    NOTE_SPANS_BYTES = 2 << 20   /* 262144 spans */
-};
-
-static const size_t note_bytes[CUDA_NOTES] = {
-    [CUDA_NOTE_ROWS] = NOTE_ROWS_BYTES,
-    [CUDA_NOTE_EXTRA] = NOTE_ROWS_BYTES + sizeof(uint32_t),
-    [CUDA_NOTE_SPANS] = NOTE_SPANS_BYTES,
+    SPARE_BYTES = 64 << 20       /* left to the driver: stacks, printf, other contexts */
 };
 
 /* What device 0 is; ERR_UNSUPPORTED with reason. */
@@ -87,12 +79,13 @@ static void cuda_close(void *dev)
         return;
     const struct hal_host host = d->scalar.host;
     if (d->context != NULL && cuda_enter(d) == ERR_NONE) {
-        /* a failure of work still running shows here, and is logged */
+        /* a failure of work queued or still running shows here, and is logged */
+        (void)!cuda_start(d);
         (void)!cuda_result(d, "cuCtxSynchronize", d->driver->cuCtxSynchronize());
         cuda_free(d, d->scratch, d->scratch_values / 32 * 44);
         cuda_free(d, d->parts, CUDA_PARTS_BYTES);
-        for (int i = 0; i < CUDA_NOTES; i++)
-            cuda_free(d, d->notes[i].mem, d->notes[i].bytes);
+        cuda_free(d, d->notes.mem, CUDA_NOTES_BYTES);
+        cuda_graph_close(d);
         if (d->tiles != NULL)
             (void)!cuda_result(d, "cuModuleUnload", d->driver->cuModuleUnload(d->tiles));
         if (d->base != NULL)
@@ -101,8 +94,7 @@ static void cuda_close(void *dev)
     if (d->context != NULL)
         (void)!cuda_result(d, "cuDevicePrimaryCtxRelease",
                            d->driver->cuDevicePrimaryCtxRelease_v2(d->device));
-    for (int i = 0; i < CUDA_NOTES; i++)
-        host.release(d->notes[i].sent, d->notes[i].bytes);
+    host.release(d->memory, cuda_queue_bytes());
     scalar_close_from(&d->scalar);
     host.release(d, sizeof *d);
 }
@@ -161,8 +153,8 @@ static enum err open_device(struct cuda_dev *d)
     if (e == ERR_NONE)
         e = cuda_result(d, "cuMemGetInfo", d->driver->cuMemGetInfo_v2(&free_bytes, &total));
     d->budget = free_bytes > SPARE_BYTES ? free_bytes - SPARE_BYTES : 0;
-    for (int i = 0; i < CUDA_NOTES && e == ERR_NONE; i++)
-        e = cuda_alloc(d, d->notes[i].bytes, &d->notes[i].mem);
+    if (e == ERR_NONE)
+        e = cuda_alloc(d, CUDA_NOTES_BYTES, &d->notes.mem);
     if (e == ERR_NONE)
         e = cuda_alloc(d, CUDA_PARTS_BYTES, &d->parts);
 out:
@@ -194,14 +186,11 @@ static enum err cuda_open(const struct hal_host *host, void **dev)
     d->device = found.device;
     d->has_mma = found.is_mma;
     d->processors = (uint32_t)found.processors;
-    for (int i = 0; i < CUDA_NOTES && e == ERR_NONE; i++) {
-        d->notes[i].bytes = note_bytes[i];
-        d->notes[i].sent = host->alloc(note_bytes[i]);
-        if (d->notes[i].sent == NULL)
-            e = ERR_MEMORY;
-    }
-    if (e == ERR_NONE)
-        e = open_device(d);
+    d->has_graphs = d->driver->has_graphs;
+    void *const memory = host->alloc(cuda_queue_bytes());
+    if (memory != NULL)
+        cuda_queue_open(d, memory);
+    e = memory != NULL ? open_device(d) : ERR_MEMORY;
     if (e != ERR_NONE) {
         cuda_close(d);
         return e;

@@ -44,13 +44,15 @@ static enum err attend_rows(struct cuda_dev *d, const struct cuda_attend_args *w
     const uint32_t rows = last - first, spans = g->first[last] - g->first[first];
     const uint32_t values = (g->value_dim + CUDA_VALUES - 1) / CUDA_VALUES;
     struct cuda_attend_args a = *whole;
-    enum err e = cuda_send(d, CUDA_NOTE_EXTRA, g->first + first, (rows + 1) * sizeof *g->first);
-    if (e == ERR_NONE)
-        e = cuda_send(d, CUDA_NOTE_SPANS, g->spans + g->first[first], spans * sizeof *g->spans);
+    const size_t first_bytes = (rows + 1) * sizeof *g->first, span_bytes = spans * sizeof *g->spans;
+    enum err e = spans > CUDA_SPANS_MAX
+                     ? ERR_MEMORY
+                     : cuda_room(d, first_bytes + span_bytes + 2 * CUDA_NOTE_ALIGN);
     if (e != ERR_NONE)
         return e;
-    a.first = d->notes[CUDA_NOTE_EXTRA].mem;
-    a.spans = d->notes[CUDA_NOTE_SPANS].mem - g->first[first] * sizeof *g->spans;
+    a.first = cuda_note(d, g->first + first, first_bytes);
+    a.spans = cuda_note(d, g->spans + g->first[first], span_bytes) -
+              g->first[first] * sizeof *g->spans;
     a.parts = d->parts;
     a.splits = choose_splits(d, g, first, last);
     a.q += (uint64_t)first * g->heads * g->key_dim * sizeof(float);
@@ -68,8 +70,6 @@ enum err cuda_attend(void *dev, const struct hal_mat *y, const struct hal_mat *q
     struct cuda_dev *d = dev;
     const struct hal_attend *g = geometry;
     enum err e = scalar_check_attend(y, q, k, v, g);
-    if (e == ERR_NONE)
-        e = cuda_enter(d);
     if (e != ERR_NONE)
         return e;
     const struct cuda_attend_args a = {
@@ -89,12 +89,10 @@ enum err cuda_attend(void *dev, const struct hal_mat *y, const struct hal_mat *q
         .scale = g->scale,
         .softcap = g->softcap,
     };
-    const size_t room = d->notes[CUDA_NOTE_SPANS].bytes / sizeof *g->spans;
-    const size_t rows = d->notes[CUDA_NOTE_ROWS].bytes / sizeof *g->first - 1;
-    const uint32_t most = rows < ROWS_MAX ? (uint32_t)rows : ROWS_MAX;
     for (uint32_t first = 0, last; first < q->rows && e == ERR_NONE; first = last) {
         last = first + 1; /* one row that names more spans than fit is refused by cuda_send */
-        while (last < q->rows && last - first < most && g->first[last + 1] - g->first[first] <= room)
+        while (last < q->rows && last - first < ROWS_MAX &&
+               g->first[last + 1] - g->first[first] <= CUDA_SPANS_MAX)
             last++;
         e = attend_rows(d, &a, g, first, last);
     }

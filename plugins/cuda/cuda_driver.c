@@ -36,6 +36,12 @@ static void open_once(void)
     if (!find(library, #name, &state.calls.name, sizeof state.calls.name))                         \
         return;
     CUDA_DRIVER_CALLS(FIND)
+    state.calls.has_graphs = 1;
+#define FIND_GRAPH(name, args)                                                                     \
+    if (state.calls.has_graphs)                                                                    \
+        state.calls.has_graphs = find(library, #name, &state.calls.name, sizeof state.calls.name);
+    CUDA_DRIVER_GRAPH_CALLS(FIND_GRAPH)
+    state.why[0] = '\0';
     const CUresult result = state.calls.cuInit(0);
     if (result != 0) {
         snprintf(state.why, sizeof state.why, "cuInit gives error %d", result);

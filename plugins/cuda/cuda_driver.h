@@ -15,6 +15,20 @@ typedef struct CUctx_st *CUcontext;
 typedef struct CUmod_st *CUmodule;
 typedef struct CUfunc_st *CUfunction;
 typedef struct CUstream_st *CUstream;
+typedef struct CUgraph_st *CUgraph;
+typedef struct CUgraphNode_st *CUgraphNode;
+typedef struct CUgraphExec_st *CUgraphExec;
+
+typedef struct {
+    CUfunction func;
+    unsigned gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes;
+    void **kernelParams, **extra;
+    void *kern; /* these two in place of func */
+    CUcontext ctx;
+} CUDA_KERNEL_NODE_PARAMS;
+_Static_assert(sizeof(CUDA_KERNEL_NODE_PARAMS) == 72 &&
+                   offsetof(CUDA_KERNEL_NODE_PARAMS, kernelParams) == 40,
+               "as the toolkit's, see cuda_abi.c");
 
 enum {
     CUDA_ERROR_OUT_OF_MEMORY = 2,
@@ -49,9 +63,23 @@ enum {
                        unsigned, CUstream, void **, void **))                                      \
     X(cuGetErrorString, (CUresult, const char **))
 
+/* What a driver older than 12.0 lacks: then every kernel is launched by itself. */
+#define CUDA_DRIVER_GRAPH_CALLS(X)                                                                 \
+    X(cuGraphCreate, (CUgraph *, unsigned))                                                        \
+    X(cuGraphAddKernelNode_v2, (CUgraphNode *, CUgraph, const CUgraphNode *, size_t,               \
+                                const CUDA_KERNEL_NODE_PARAMS *))                                  \
+    X(cuGraphInstantiateWithFlags, (CUgraphExec *, CUgraph, unsigned long long))                   \
+    X(cuGraphExecKernelNodeSetParams_v2,                                                           \
+      (CUgraphExec, CUgraphNode, const CUDA_KERNEL_NODE_PARAMS *))                                 \
+    X(cuGraphLaunch, (CUgraphExec, CUstream))                                                      \
+    X(cuGraphExecDestroy, (CUgraphExec))                                                           \
+    X(cuGraphDestroy, (CUgraph))
+
 #define CUDA_DRIVER_FIELD(name, args) CUresult(*name) args;
 struct cuda_driver {
     CUDA_DRIVER_CALLS(CUDA_DRIVER_FIELD)
+    CUDA_DRIVER_GRAPH_CALLS(CUDA_DRIVER_FIELD)
+    int has_graphs; /* all of them were found */
 };
 
 /* The driver of this process, opened at the first call and kept; any thread. NULL when there is

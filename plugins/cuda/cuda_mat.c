@@ -79,7 +79,9 @@ static enum err reserve_scratch(struct cuda_dev *d, const struct hal_mat *m)
     CUdeviceptr more = 0;
     if (values <= d->scratch_values)
         return ERR_NONE;
-    const enum err e = cuda_alloc(d, values / 32 * 44, &more);
+    enum err e = cuda_start(d); /* what is queued reads the old one */
+    if (e == ERR_NONE)
+        e = cuda_alloc(d, values / 32 * 44, &more);
     if (e != ERR_NONE)
         return e;
     cuda_free(d, d->scratch, d->scratch_values / 32 * 44);
@@ -120,8 +122,12 @@ enum err cuda_mat_new(void *dev, struct hal_mat *m)
 void cuda_mat_free(void *dev, struct hal_mat *m)
 {
     struct cuda_dev *d = dev;
-    if (m->mem != NULL && cuda_enter(d) == ERR_NONE)
+    if (m->mem != NULL) {
+        const enum err e = cuda_start(d); /* what is queued may use it */
+        if (e != ERR_NONE)
+            d->failed = e;
         cuda_free(d, (uintptr_t)m->mem, mat_bytes(m));
+    }
     m->mem = NULL;
 }
 
@@ -290,7 +296,7 @@ enum err cuda_mat_put(void *dev, struct hal_mat *m, uint32_t row, uint32_t rows,
     struct cuda_dev *d = dev;
     if (!is_range(m, row, rows, host, bytes))
         return ERR_ARGUMENT;
-    const enum err e = cuda_enter(d);
+    const enum err e = cuda_start(d);
     if (e != ERR_NONE || rows == 0)
         return e;
     if (m->use == HAL_WEIGHT && format_planes(m->type) != 0)
@@ -307,7 +313,7 @@ enum err cuda_mat_get(void *dev, const struct hal_mat *m, uint32_t row, uint32_t
         return ERR_ARGUMENT;
     if (m->use == HAL_WEIGHT && format_planes(m->type) != 0)
         return ERR_UNSUPPORTED; /* nothing asks for it: embed reads the planes */
-    const enum err e = cuda_enter(d);
+    const enum err e = cuda_start(d);
     if (e != ERR_NONE || rows == 0)
         return e;
     const uint64_t from = (uintptr_t)m->mem + row * block_row_bytes(m->type, m->cols);

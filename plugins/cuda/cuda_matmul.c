@@ -83,11 +83,16 @@ static enum err multiply_rounded(struct cuda_dev *d, const struct hal_mat *const
                                         groups * tokens};
         e = cuda_launch(d, CUDA_KERNEL_round_rows, pieces(round.groups, CUDA_THREADS / 32), 1, 1,
                         CUDA_THREADS, &round);
+        int is_second = 0;
         for (uint32_t i = 0; i < count && e == ERR_NONE; i++)
-            if (format_planes(w[i]->type) != 0)
+            if (format_planes(w[i]->type) != 0) {
                 e = multiply_blocks(
                     d, (uintptr_t)y[i]->mem + first * y[i]->cols * sizeof(float), &in, tokens,
                     w[i]);
+                if (is_second)
+                    cuda_beside(d);
+                is_second = 1;
+            }
     }
     return e;
 }
@@ -98,8 +103,6 @@ enum err cuda_matmul(void *dev, const struct hal_mat *const *y, const struct hal
     struct cuda_dev *d = dev;
     int rounded = 0;
     enum err e = scalar_check_matmul(y, x, w, count);
-    if (e == ERR_NONE)
-        e = cuda_enter(d);
     for (uint32_t i = 0; i < count && e == ERR_NONE; i++)
         if (format_planes(w[i]->type) != 0)
             rounded = 1;

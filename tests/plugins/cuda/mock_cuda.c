@@ -22,7 +22,8 @@ enum {
     NOT_FOUND = 500,
     ALIGNMENT = 256,
     FILL = 0xd0,
-    BUFFERS_MAX = 4096
+    BUFFERS_MAX = 4096,
+    CALLS_MAX = 64
 };
 
 #define DECLARE(name, args) void twin_##name(const void *p);
@@ -55,6 +56,11 @@ static struct {
     char fail_call[64];
     unsigned fail_in;
     int fail_result;
+    unsigned calls;
+    struct {
+        const char *name;
+        unsigned count;
+    } call[CALLS_MAX];
 } state = {.memory = (size_t)4 << 30};
 
 static _Noreturn void fault(const char *what, CUdeviceptr at, size_t bytes)
@@ -63,9 +69,20 @@ static _Noreturn void fault(const char *what, CUdeviceptr at, size_t bytes)
     abort();
 }
 
+static void count(const char *call)
+{
+    int i = 0;
+    state.calls++;
+    while (i < CALLS_MAX - 1 && state.call[i].name != NULL && strcmp(state.call[i].name, call) != 0)
+        i++;
+    state.call[i].name = call;
+    state.call[i].count++;
+}
+
 /* The failure ordered for this call, or 0. */
 static CUresult ordered(const char *call)
 {
+    count(call);
     if (state.fail_in == 0 || strcmp(state.fail_call, call) != 0 || --state.fail_in != 0)
         return NO_ERROR;
     return state.fail_result;
@@ -93,6 +110,16 @@ EXPORT void mock_cuda_memory(size_t bytes)
     state.memory = bytes;
 }
 
+static unsigned graphs_held;
+
+EXPORT unsigned mock_cuda_calls(const char *call)
+{
+    for (int i = 0; i < CALLS_MAX && state.call[i].name != NULL; i++)
+        if (strcmp(state.call[i].name, call) == 0)
+            return state.call[i].count;
+    return call[0] == '\0' ? state.calls : 0;
+}
+
 EXPORT unsigned mock_cuda_launches(const char *kernel)
 {
     for (int i = 0; i < KERNELS; i++)
@@ -103,6 +130,9 @@ EXPORT unsigned mock_cuda_launches(const char *kernel)
 
 #define CALL(name, args) EXPORT CUresult name args;
 CUDA_DRIVER_CALLS(CALL)
+#ifndef MOCK_WITHOUT_GRAPHS
+CUDA_DRIVER_GRAPH_CALLS(CALL)
+#endif
 
 CUresult cuInit(unsigned flags)
 {
@@ -163,6 +193,17 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device)
     return device == 0 ? NO_ERROR : BAD_VALUE;
 }
 
+static void report(void)
+{
+    unsigned launches = 0;
+    for (int i = 0; i < KERNELS; i++)
+        launches += kernels[i].launches;
+    fprintf(stderr, "mock: %u calls, %u kernels:", state.calls, launches);
+    for (int i = 0; i < CALLS_MAX && state.call[i].name != NULL; i++)
+        fprintf(stderr, " %s %u", state.call[i].name, state.call[i].count);
+    fputc('\n', stderr);
+}
+
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device)
 {
     MAY_FAIL
@@ -170,6 +211,10 @@ CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device)
         return BAD_CONTEXT;
     if (--state.contexts == 0 && state.used != 0)
         fault("memory is held when the context goes", 0, state.used);
+    if (state.contexts == 0 && graphs_held != 0)
+        fault("graphs are held when the context goes", 0, 0);
+    if (state.contexts == 0 && getenv("MOCK_CUDA_REPORT") != NULL)
+        report();
     return NO_ERROR;
 }
 
@@ -304,20 +349,150 @@ CUresult cuMemcpyDtoH_v2(void *to, CUdeviceptr from, size_t bytes)
     return NO_ERROR;
 }
 
+static int is_grid(unsigned x, unsigned y, unsigned z, unsigned threads)
+{
+    return x != 0 && y != 0 && z != 0 && x <= INT32_MAX && y <= 65535 && z <= 65535 &&
+           threads != 0 && threads <= 1024;
+}
+
 CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                         unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
                         CUstream stream, void **args, void **extra)
 {
     NEEDS_CONTEXT
     const unsigned grid[3] = {grid_x, grid_y, grid_z};
-    if (grid_x == 0 || grid_y == 0 || grid_z == 0 || grid_x > INT32_MAX || grid_y > 65535 ||
-        grid_z > 65535 || block_x == 0 || block_x > 1024 || block_y != 1 || block_z != 1 ||
-        shared != 0 || stream != NULL || extra != NULL)
+    if (!is_grid(grid_x, grid_y, grid_z, block_x) || block_y != 1 || block_z != 1 || shared != 0 ||
+        stream != NULL || extra != NULL)
         return BAD_VALUE;
     function->launches++;
     mock_cuda_run(function->twin, args[0], grid, block_x);
     return NO_ERROR;
 }
+
+#ifndef MOCK_WITHOUT_GRAPHS
+enum { NODES_MAX = 4096, BEFORE_MAX = 16, NODE_ARGS = 256 };
+
+struct CUgraphNode_st {
+    CUfunction function;
+    unsigned grid[3], threads;
+    unsigned char args[NODE_ARGS];
+    unsigned before[BEFORE_MAX], befores; /* indices of those it waits for */
+};
+
+struct CUgraph_st {
+    unsigned count;
+    struct CUgraphNode_st node[NODES_MAX];
+};
+
+struct CUgraphExec_st {
+    const struct CUgraph_st *from; /* whose nodes name those of the copy */
+    struct CUgraph_st copy;
+};
+
+/* The arguments are copied, as the driver does. */
+static CUresult set_node(struct CUgraphNode_st *n, const CUDA_KERNEL_NODE_PARAMS *p)
+{
+    if (!is_grid(p->gridDimX, p->gridDimY, p->gridDimZ, p->blockDimX) || p->blockDimY != 1 ||
+        p->blockDimZ != 1 || p->sharedMemBytes != 0 || p->extra != NULL || p->func == NULL ||
+        p->func->bytes > NODE_ARGS)
+        return BAD_VALUE;
+    n->function = p->func;
+    n->grid[0] = p->gridDimX;
+    n->grid[1] = p->gridDimY;
+    n->grid[2] = p->gridDimZ;
+    n->threads = p->blockDimX;
+    memcpy(n->args, p->kernelParams[0], p->func->bytes);
+    return NO_ERROR;
+}
+
+CUresult cuGraphCreate(CUgraph *graph, unsigned flags)
+{
+    NEEDS_CONTEXT
+    *graph = calloc(1, sizeof **graph);
+    graphs_held += *graph != NULL;
+    return *graph == NULL ? NO_MEMORY : flags != 0 ? BAD_VALUE : NO_ERROR;
+}
+
+CUresult cuGraphAddKernelNode_v2(CUgraphNode *node, CUgraph graph, const CUgraphNode *before,
+                                 size_t befores, const CUDA_KERNEL_NODE_PARAMS *params)
+{
+    NEEDS_CONTEXT
+    if (graph->count == NODES_MAX || befores > BEFORE_MAX)
+        return BAD_VALUE;
+    struct CUgraphNode_st *n = &graph->node[graph->count];
+    for (size_t i = 0; i < befores; i++) {
+        if (before[i] < graph->node || before[i] >= n)
+            return BAD_VALUE;
+        n->before[n->befores++] = (unsigned)(before[i] - graph->node);
+    }
+    graph->count++;
+    *node = n;
+    return set_node(n, params);
+}
+
+CUresult cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph graph, unsigned long long flags)
+{
+    NEEDS_CONTEXT
+    *exec = malloc(sizeof **exec);
+    if (*exec == NULL || flags != 0)
+        return *exec == NULL ? NO_MEMORY : BAD_VALUE;
+    (*exec)->from = graph;
+    (*exec)->copy = *graph;
+    graphs_held++;
+    return NO_ERROR;
+}
+
+CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node,
+                                           const CUDA_KERNEL_NODE_PARAMS *params)
+{
+    NEEDS_CONTEXT
+    if (node < exec->from->node || node >= exec->from->node + exec->copy.count)
+        return BAD_VALUE;
+    return set_node(&exec->copy.node[node - exec->from->node], params);
+}
+
+/* Of the nodes whose befores are done, the one added last runs first. */
+CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream)
+{
+    NEEDS_CONTEXT
+    static unsigned char is_done[NODES_MAX];
+    const struct CUgraph_st *g = &exec->copy;
+    if (stream != NULL)
+        return BAD_VALUE;
+    memset(is_done, 0, g->count);
+    for (unsigned left = g->count; left > 0; left--) {
+        unsigned i = g->count, ready = 0;
+        while (!ready && i-- > 0) {
+            ready = !is_done[i];
+            for (unsigned k = 0; k < g->node[i].befores; k++)
+                ready &= is_done[g->node[i].before[k]];
+        }
+        if (!ready)
+            return BAD_VALUE;
+        g->node[i].function->launches++;
+        mock_cuda_run(g->node[i].function->twin, g->node[i].args, g->node[i].grid,
+                      g->node[i].threads);
+        is_done[i] = 1;
+    }
+    return NO_ERROR;
+}
+
+CUresult cuGraphExecDestroy(CUgraphExec exec)
+{
+    NEEDS_CONTEXT
+    free(exec);
+    graphs_held--;
+    return NO_ERROR;
+}
+
+CUresult cuGraphDestroy(CUgraph graph)
+{
+    NEEDS_CONTEXT
+    free(graph);
+    graphs_held--;
+    return NO_ERROR;
+}
+#endif
 
 CUresult cuGetErrorString(CUresult result, const char **words)
 {
