@@ -48,7 +48,7 @@ struct generation {
     size_t bytes, room;
     uint32_t *tokens;
     size_t prompt_tokens, generated;
-    double prompt_s, decode_s;
+    double start, prompt_s, decode_s; /* the prompt ends with its logits: before, work may be under way */
     size_t shown;    /* bytes of text that are the prompt's */
     const char *end; /* why it ended */
 };
@@ -93,6 +93,8 @@ static enum err decode(struct cli_call *call, struct open_model *m, struct sampl
     tokenizer_stream_start(&stream, !s->is_chat, s->special);
     for (int64_t i = 0; i < s->tokens && !e; i++) {
         e = model_logits(m->model, 0, 1, &logits);
+        if (i == 0)
+            g->prompt_s = now() - g->start;
         if (!e)
             e = sample_next(sampler, logits, &choice);
         if (!e && tokenizer_is_end(m->tokenizer, choice.token)) {
@@ -170,17 +172,16 @@ static int generate(struct cli_call *call, struct open_model *m, struct generati
                                           .top_k = (uint32_t)s->top_k,
                                           .seed = (uint64_t)s->seed};
     enum err e = sample_open(&choose, model_info(m->model)->vocabulary, &sampler);
-    const double start = now();
+    g->start = now();
     if (!e)
         e = model_prefill(m->model, 0, g->tokens, (uint32_t)g->prompt_tokens);
-    g->prompt_s = now() - start;
+    g->prompt_s = now() - g->start;
     if (!e)
         e = put(call, g, s->prompt, s->is_chat ? 0 : strlen(s->prompt));
     g->shown = g->bytes;
-    const double began = now();
     if (!e)
         e = decode(call, m, sampler, g);
-    g->decode_s = now() - began;
+    g->decode_s = now() - g->start - g->prompt_s;
     sample_close(sampler);
     return e ? cli_fail(call, (enum cli_status)cli_status_of(e), call->operand[0], NULL, "%s", cli_sentence(e))
              : CLI_DONE;
