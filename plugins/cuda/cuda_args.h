@@ -139,7 +139,13 @@ struct cuda_copy_args {
     X(copy, cuda_copy_args)
 #define CUDA_KERNELS_MMA(X)                                                                        \
     X(tile_mma, cuda_product_args)                                                                 \
-    X(tile_mma_halved, cuda_product_args)
+    X(tile_mma_halved, cuda_product_args)                                                          \
+    CUDA_MATVECS(X, async_q4_0)                                                                    \
+    CUDA_MATVECS(X, async_q4_k)                                                                    \
+    CUDA_MATVECS(X, async_q8_0)                                                                    \
+    X(tile_async_q4_0, cuda_product_args)                                                          \
+    X(tile_async_q4_k, cuda_product_args)                                                          \
+    X(tile_async_q8_0, cuda_product_args)
 
 #define CUDA_KERNELS_DP4A(X)                                                                       \
     X(tile_dp4a, cuda_product_args)                                                                \

@@ -25,7 +25,7 @@ FN void load_four(ulong address, ulong index, uint *out)
     out[3] = v.w;
 }
 
-FN void load_group(uint type, const struct cuda_weight *w, uint row, uint group,
+FN void load_codes(uint type, const struct cuda_weight *w, uint row, uint group,
                    struct raw_group *out)
 {
     const uint planes = format_planes(type);
@@ -43,6 +43,12 @@ FN void load_group(uint type, const struct cuda_weight *w, uint row, uint group,
     }
     if (planes & PLANE_SINGLE)
         out->single = AT(const uint, w->single)[at];
+}
+
+FN void load_scales(uint type, const struct cuda_weight *w, uint row, uint group,
+                    struct raw_group *out)
+{
+    const ulong at = (ulong)row * w->groups + group;
     if (format_scale_bytes(type) == 2)
         out->scale = AT(const ushort, w->scale)[at];
     if (format_scale_bytes(type) == 1)
@@ -53,6 +59,13 @@ FN void load_group(uint type, const struct cuda_weight *w, uint row, uint group,
         out->super = AT(const uint, w->super)[at];
     else
         out->super = AT(const ushort, w->super)[at];
+}
+
+FN void load_group(uint type, const struct cuda_weight *w, uint row, uint group,
+                   struct raw_group *out)
+{
+    load_codes(type, w, row, group, out);
+    load_scales(type, w, row, group, out);
 }
 
 #define FOUR(a, b, c, d)                                                                           \

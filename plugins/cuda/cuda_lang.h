@@ -24,7 +24,8 @@ struct uint2 {
     uint x, y;
 };
 struct uint4 {
-    uint x, y, z, w;
+    _Alignas(16) uint x;
+    uint y, z, w;
 };
 #define VECTOR2 struct uint2
 #define VECTOR4 struct uint4
@@ -37,6 +38,16 @@ void twin_sync(void);
 uint twin_shuffle(uint value, uint mask);
 /* depth 32 or 16: the int8 product of one warp, m16n8k32 or m16n8k16; c is replaced */
 void twin_multiply(uint depth, const uint *a, const uint *b, int *c);
+
+/* Copies into shared memory that are done at the wait, no sooner; what lies there is lost at once. */
+void twin_async_copy(void *to, const void *from, uint bytes, uint wanted);
+void twin_async_commit(void);
+void twin_async_wait(uint left);
+#define async_copy16(to, from, wanted) twin_async_copy(to, AT(const char, from), 16, wanted)
+#define async_copy8(to, from, wanted) twin_async_copy(to, AT(const char, from), 8, wanted)
+#define async_copy4(to, from, wanted) twin_async_copy(to, AT(const char, from), 4, wanted)
+#define async_commit() twin_async_commit()
+#define async_wait(left) twin_async_wait(left)
 
 #define KERNEL(name, args)                                                                         \
     static void name(struct args a);                                                               \
@@ -181,6 +192,21 @@ FN void multiply16(const uint *a, const uint *b, int *c)
                      : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
                      : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(0));
 }
+
+/* A copy of 16, 8 or 4 bytes from global to shared memory, both so aligned, that goes past the
+ * registers; only `wanted` bytes, 0 or all, are read, the rest is zeros. The thread's copies since
+ * its last commit are a group; wait until at most `left` groups (a literal) are under way. Other
+ * threads see them after a barrier on top. PTX ISA 7.0. */
+#define ASYNC_COPY(cache, bytes, to, from, wanted)                                                 \
+    __asm__ volatile("cp.async." cache ".shared.global [%0], [%1], " bytes ", %2;" ::"l"(           \
+                         (ulong)(LOCAL void *)(to)),                                               \
+                     "l"((ulong)(from)), "r"((uint)(wanted))                                       \
+                     : "memory")
+#define async_copy16(to, from, wanted) ASYNC_COPY("cg", "16", to, from, wanted)
+#define async_copy8(to, from, wanted) ASYNC_COPY("ca", "8", to, from, wanted)
+#define async_copy4(to, from, wanted) ASYNC_COPY("ca", "4", to, from, wanted)
+#define async_commit() __asm__ volatile("cp.async.commit_group;" ::: "memory")
+#define async_wait(left) __asm__ volatile("cp.async.wait_group " #left ";" ::: "memory")
 #endif
 
 #endif

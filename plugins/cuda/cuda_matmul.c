@@ -7,7 +7,18 @@
  * 64 reads them once for all. */
 enum { MATVEC_TOKENS = 2 * CUDA_FEW };
 
-static uint32_t matvec_kernel(uint32_t type)
+/* The formats that have kernels with asynchronous copies. */
+static uint32_t pick(const struct cuda_dev *d, uint32_t type, uint32_t q4_0, uint32_t q4_k,
+                     uint32_t q8_0, uint32_t other)
+{
+    return !d->has_mma         ? other
+           : type == HAL_Q4_0  ? q4_0
+           : type == HAL_Q4_K  ? q4_k
+           : type == HAL_Q8_0  ? q8_0
+                               : other;
+}
+
+static uint32_t plain_matvec(uint32_t type)
 {
     switch (type) {
     case HAL_Q4_0: return CUDA_KERNEL_matvec_q4_0;
@@ -26,11 +37,20 @@ static uint32_t matvec_kernel(uint32_t type)
     }
 }
 
+static uint32_t matvec_kernel(const struct cuda_dev *d, uint32_t type)
+{
+    return pick(d, type, CUDA_KERNEL_matvec_async_q4_0, CUDA_KERNEL_matvec_async_q4_k,
+                CUDA_KERNEL_matvec_async_q8_0, plain_matvec(type));
+}
+
 static uint32_t tile_kernel(const struct cuda_dev *d, uint32_t type)
 {
-    if (d->has_mma)
-        return format_is_halved(type) ? CUDA_KERNEL_tile_mma_halved : CUDA_KERNEL_tile_mma;
-    return format_is_halved(type) ? CUDA_KERNEL_tile_dp4a_halved : CUDA_KERNEL_tile_dp4a;
+    const int halved = format_is_halved(type);
+    if (!d->has_mma)
+        return halved ? CUDA_KERNEL_tile_dp4a_halved : CUDA_KERNEL_tile_dp4a;
+    return pick(d, type, CUDA_KERNEL_tile_async_q4_0, CUDA_KERNEL_tile_async_q4_k,
+                CUDA_KERNEL_tile_async_q8_0,
+                halved ? CUDA_KERNEL_tile_mma_halved : CUDA_KERNEL_tile_mma);
 }
 
 static uint32_t pieces(uint32_t whole, uint32_t piece)
@@ -57,10 +77,10 @@ static enum err multiply_blocks(struct cuda_dev *d, uint64_t y, const struct cud
 {
     struct cuda_product_args a = {cuda_weight_of(w), *in, y, tokens, w->type};
     if (tokens == 1)
-        return cuda_launch(d, matvec_kernel(w->type), pieces(w->rows, CUDA_WARPS), 1, 1,
+        return cuda_launch(d, matvec_kernel(d, w->type), pieces(w->rows, CUDA_WARPS), 1, 1,
                            32 * CUDA_WARPS, &a);
     if (tokens <= MATVEC_TOKENS) /* matvecs_ follows matvec_ in the list */
-        return cuda_launch(d, matvec_kernel(w->type) + 1, pieces(w->rows, CUDA_WARPS),
+        return cuda_launch(d, matvec_kernel(d, w->type) + 1, pieces(w->rows, CUDA_WARPS),
                            pieces(tokens, CUDA_FEW), 1, 32 * CUDA_WARPS, &a);
     return cuda_launch(d, tile_kernel(d, w->type), pieces(w->rows, CUDA_TILE),
                        pieces(tokens, CUDA_TILE), 1, CUDA_TILE_THREADS, &a);

@@ -3,7 +3,7 @@
 #ifndef CUDA_MATMUL_KERNEL_H
 #define CUDA_MATMUL_KERNEL_H
 
-#include "plugins/cuda/cuda_codes.h"
+#include "plugins/cuda/cuda_product.h"
 
 /* A warp rounds a group, a lane a value: scalar_round_row() of scalar.h, to the bit. */
 KERNEL(round_rows, cuda_round_args)
@@ -35,29 +35,6 @@ KERNEL(round_rows, cuda_round_args)
         AT(float, a.out.d)[group] = d;
 }
 
-/* One group of one row with one token. */
-FN float group_product(uint type, const uint *code, const struct group_scales *s,
-                       const struct cuda_input *x, ulong at)
-{
-    const int zero = (int)format_zero(type);
-    uint q[8];
-    load_four(x->q, 2 * at, q);
-    load_four(x->q, 2 * at + 1, q + 4);
-    const float d = AT(const float, x->d)[at];
-    const VECTOR2 sums = AT(const VECTOR2, x->sums)[at];
-    const int sum0 = (int)sums.x, sum1 = (int)sums.y;
-    int low = 0, high = 0;
-    for (uint i = 0; i < 4; i++) {
-        low = dot4(code[i], q[i], low);
-        high = dot4(code[i + 4], q[i + 4], high);
-    }
-    if (!format_is_halved(type))
-        return d * (s->scale[0] * (float)(low + high - zero * (sum0 + sum1)) -
-                    s->minimum[0] * (float)(sum0 + sum1));
-    return d * ((s->scale[0] * (float)(low - zero * sum0) - s->minimum[0] * (float)sum0) +
-                (s->scale[1] * (float)(high - zero * sum1) - s->minimum[1] * (float)sum1));
-}
-
 /* A warp makes one row of y for up to `most` tokens. Grid: rows / CUDA_WARPS, tokens / most. */
 FN void matvec(uint type, uint most, const struct cuda_product_args *a)
 {
@@ -78,11 +55,7 @@ FN void matvec(uint type, uint most, const struct cuda_product_args *a)
                 y[i] += group_product(type, code, &scales, &a->x,
                                       (ulong)(first + i) * a->w.groups + group);
     }
-    for (uint i = 0; i < most; i++) {
-        const float sum = warp_sum(y[i]);
-        if (lane == 0 && first + i < a->tokens)
-            AT(float, a->y)[(ulong)(first + i) * a->w.rows + row] = sum;
-    }
+    product_write(most, a, row, first, y);
 }
 
 #define MATVEC(name, type)                                                                         \

@@ -164,7 +164,7 @@ static void fails_to_launch(void)
     mock.fail("cuLaunchKernel", 2, 719);
     CU_ASSERT_EQUAL(multiply(dev, &y, &x, &w), ERR_NONE);
     CU_ASSERT_EQUAL(plugin.mat_get(dev, &y.mine, 0, 1, out, sizeof out), ERR_DEVICE);
-    CU_ASSERT_STRING_EQUAL(said, "cuda: matvecs_q4_0: launch failure (719)");
+    CU_ASSERT_STRING_EQUAL(said, "cuda: matvecs_async_q4_0: launch failure (719)");
     CU_ASSERT_EQUAL(multiply(dev, &y, &x, &w), ERR_NONE);
     CU_ASSERT(difference(dev, &y) <= 2e-5);
     mock.fail("cuMemcpyDtoH_v2", 1, 719);
@@ -240,15 +240,29 @@ static void knows_the_gpu(void)
 static void chooses_kernels(void)
 {
     static const struct {
-        uint32_t type, tokens;
+        uint32_t type, tokens, cols;
         const char *kernel;
-    } cases[] = {{HAL_Q4_K, 1, "matvec_q4_k"}, {HAL_Q4_K, 8, "matvecs_q4_k"},
-                 {HAL_Q4_K, 70, "tile_mma"},   {HAL_Q6_K, 9, "tile_mma_halved"},
-                 {HAL_BF16, 8, "dense_matvec"}, {HAL_F16, 70, "dense_tile"}};
+    } cases[] = {{HAL_Q4_K, 1, 768, "matvec_async_q4_k"},
+                 {HAL_Q4_K, 8, 768, "matvecs_async_q4_k"},
+                 {HAL_Q4_K, 70, 768, "tile_async_q4_k"},
+                 {HAL_Q5_K, 1, 768, "matvec_q5_k"},
+                 {HAL_Q5_K, 8, 768, "matvecs_q5_k"},
+                 {HAL_Q5_K, 70, 768, "tile_mma"},
+                 {HAL_Q6_K, 9, 768, "tile_mma_halved"},
+                 {HAL_BF16, 8, 768, "dense_matvec"},
+                 {HAL_F16, 70, 768, "dense_tile"},
+                 /* one group, an odd number of them, and several rounds of the rings */
+                 {HAL_Q4_0, 1, 32, "matvec_async_q4_0"},
+                 {HAL_Q4_0, 3, 32 * 293, "matvecs_async_q4_0"},
+                 {HAL_Q8_0, 1, 32 * 293, "matvec_async_q8_0"},
+                 {HAL_Q4_K, 1, 256 * 37, "matvec_async_q4_k"},
+                 {HAL_Q8_0, 65, 32, "tile_async_q8_0"},
+                 {HAL_Q8_0, 9, 96, "tile_async_q8_0"},
+                 {HAL_Q4_0, 70, 32 * 13, "tile_async_q4_0"}};
     void *dev = open_plugin();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct both x = make(dev, HAL_ACTIVATION, HAL_F32, cases[i].tokens, 768);
-        struct both w = make(dev, HAL_WEIGHT, cases[i].type, 75, 768);
+        struct both x = make(dev, HAL_ACTIVATION, HAL_F32, cases[i].tokens, cases[i].cols);
+        struct both w = make(dev, HAL_WEIGHT, cases[i].type, 75, cases[i].cols);
         struct both y = make(dev, HAL_ACTIVATION, HAL_F32, cases[i].tokens, 75);
         const unsigned before = mock.launches(cases[i].kernel);
         CU_ASSERT_EQUAL(multiply(dev, &y, &x, &w), ERR_NONE);

@@ -129,6 +129,56 @@ void twin_multiply(uint depth, const uint *a, const uint *b, int *c)
     }
 }
 
+/* ---- asynchronous copies: of one thread, in order, done when it waits ---- */
+
+enum { COPIES_MAX = 64, LOST = 0xd0 };
+
+static struct {
+    struct {
+        char *to;
+        const char *from;
+        uint bytes, wanted, group;
+    } copy[COPIES_MAX];
+    uint count, groups; /* groups committed */
+} copies[THREADS_MAX];
+
+void twin_async_copy(void *to, const void *from, uint bytes, uint wanted)
+{
+    const uint me = twin_here.thread;
+    if (copies[me].count == COPIES_MAX || (uintptr_t)to % bytes != 0 || (uintptr_t)from % bytes != 0 ||
+        (wanted != 0 && wanted != bytes)) {
+        fprintf(stderr, "mock: an asynchronous copy of %u bytes, %u wanted, from %p to %p\n", bytes,
+                wanted, from, to);
+        abort();
+    }
+    memset(to, LOST, bytes);
+    copies[me].copy[copies[me].count].to = to;
+    copies[me].copy[copies[me].count].from = from;
+    copies[me].copy[copies[me].count].bytes = bytes;
+    copies[me].copy[copies[me].count].wanted = wanted;
+    copies[me].copy[copies[me].count++].group = copies[me].groups;
+}
+
+void twin_async_commit(void)
+{
+    copies[twin_here.thread].groups++;
+}
+
+void twin_async_wait(uint left)
+{
+    const uint me = twin_here.thread;
+    uint kept = 0;
+    for (uint i = 0; i < copies[me].count; i++) {
+        if (copies[me].copy[i].group + left >= copies[me].groups) {
+            copies[me].copy[kept++] = copies[me].copy[i];
+            continue;
+        }
+        memset(copies[me].copy[i].to, 0, copies[me].copy[i].bytes);
+        memcpy(copies[me].copy[i].to, copies[me].copy[i].from, copies[me].copy[i].wanted);
+    }
+    copies[me].count = kept;
+}
+
 static void start(void)
 {
     sim.twin(sim.args);
@@ -140,6 +190,7 @@ static void prepare(unsigned thread)
     make_point(&sim.fibre[thread], sim.stacks + (size_t)thread * STACK_BYTES, STACK_BYTES, start);
     sim.state[thread] = READY;
     sim.turn[thread] = 0;
+    copies[thread].count = copies[thread].groups = 0;
 }
 
 /* Run the lanes of a warp until all are done or at the barrier of the block. */
