@@ -12,19 +12,8 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum {
-    NO_ERROR = 0,
-    BAD_VALUE = 1,
-    NO_MEMORY = 2,
-    NOT_READY = 3,
-    BAD_CONTEXT = 201,
-    BAD_PTX = 218,
-    NOT_FOUND = 500,
-    ALIGNMENT = 256,
-    FILL = 0xd0,
-    BUFFERS_MAX = 4096,
-    CALLS_MAX = 64
-};
+enum { NO_ERROR = 0, BAD_VALUE = 1, NO_MEMORY = 2, NOT_READY = 3, BAD_CONTEXT = 201, BAD_PTX = 218, NOT_FOUND = 500 };
+enum { ALIGNMENT = 256, FILL = 0xd0, BUFFERS_MAX = 4096, CALLS_MAX = 64 };
 
 #define DECLARE(name, args) void twin_##name(const void *p);
 CUDA_KERNELS_ALL(DECLARE)
