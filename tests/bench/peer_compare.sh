@@ -7,8 +7,9 @@
 # Part 1: every type loads there, and its perplexity agrees with ours. Part 2: profiles are exchanged.
 # Part 3: KLD at equal bytes, scored by llama-perplexity against the base on text that neither saw.
 # TARE names the program (default build/release/bin/tare), PARTS the parts to run ("1 2 3"), METHODS
-# the methods of part 3, TYPES the types of part 1. Weight repacking is off in the peer: it does not change the numbers, and its AMX path
-# crashes under hypervisors that do not grant the tile state.
+# the methods of part 3, MIXES the files of llama-quantize to be met there, TYPES the types of part 1. Weight
+# repacking is off in the peer: it does not change the numbers, and its AMX path crashes under hypervisors that do not
+# grant the tile state.
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 peer=${1:?usage: peer_compare.sh PEER_BIN [BASE.gguf [CALIBRATION.txt [HELDOUT.txt]]]}
@@ -72,31 +73,33 @@ if [[ $parts == *2* ]]; then
     done
 fi
 
-row() { # label, file
-    local out kld top ppl
-    out=$(perplexity "$2" --kl-divergence --kl-divergence-base "$work/base.kld") || return 1
-    kld=$(number 'Mean    KLD' <<<"$out")
-    ppl=$(number 'Mean PPL\(Q\)' <<<"$out")
+row() { # label, file: a row of the table; KLD in nats per token, each with its standard error
+    local out kld top ratio
+    out=$(perplexity "$2" --kl-divergence --kl-divergence-base "$work/base.kld") || { echo "| $1 | the judge failed |"; return 1; }
+    kld=$(sed -nE 's/^Mean    KLD: *([0-9.e-]+) ± *([0-9.e-]+).*/\1 ± \2/p' <<<"$out")
+    ratio=$(sed -nE 's/^Mean PPL\(Q\)\/PPL\(base\) *: *([0-9.]+) ± *([0-9.]+).*/\1 \2/p' <<<"$out")
     top=$(number 'Same top p' <<<"$out")
-    printf '%-26s %9d %10s %10s %8s\n' "$1" "$(stat -c %s "$2")" "$kld" "$ppl" "$top"
+    awk -v l="$1" -v b="$(stat -c %s "$2")" -v p="$params" -v k="$kld" -v t="$top" -v r="$ratio" 'BEGIN {
+        split(r, d, " "); printf "| %s | %d | %.3f | %s | %+.2f ± %.2f | %.1f |\n", l, b, 8 * b / p, k, 100 * (d[1] - 1), 100 * d[2], t }'
 }
 
 if [[ $parts == *3* ]]; then
     perplexity "$base" --kl-divergence-base "$work/base.kld" >/dev/null || exit 1
-    printf '%-26s %9s %10s %10s %8s\n' file bytes 'mean KLD' PPL 'top-1 %'
-    for type in Q8_0 Q6_K Q5_K_M Q5_K_S Q4_K_M Q4_K_S IQ4_NL IQ4_XS Q3_K_M Q3_K_S Q2_K; do
+    params=$("$tare" quantize "$base" -o "$work/v.gguf" --dry-run --json --quiet | field "['parameters']")
+    printf '| file | bytes | bpw | mean KLD | ΔPPL %% | top-1 %% |\n|---|---|---|---|---|---|\n'
+    for type in ${MIXES:-Q8_0 Q6_K Q5_K_S Q4_K_S IQ4_XS Q3_K_S Q2_K}; do
         for imatrix in "" theirs.gguf; do
             rm -f "$work/peer.gguf"
             "$peer/llama-quantize" ${imatrix:+--imatrix "$work/$imatrix"} "$base" "$work/peer.gguf" $type >/dev/null 2>&1 || continue
-            row "llama $type${imatrix:+ imatrix}" "$work/peer.gguf"
+            row "llama.cpp $type${imatrix:+, imatrix}" "$work/peer.gguf"
         done
+        [ -s "$work/peer.gguf" ] || continue
         # ours at no more bytes than theirs
-        params=$("$tare" quantize "$base" -o "$work/v.gguf" --dry-run --json --quiet | field "['parameters']")
         bpw=$(awk -v b="$(stat -c %s "$work/peer.gguf")" -v p="$params" 'BEGIN { printf "%.5f", 8 * b / p }')
         for method in $methods; do
             "$tare" quantize "$base" -o "$work/v.gguf" --bpw "$bpw" --method "$method" --profile "$work/ours.gguf" \
                 --text "$calibration" --quiet >/dev/null || continue
-            row "tare $bpw $method" "$work/v.gguf"
+            row "tare $method" "$work/v.gguf"
         done
     done
 fi
