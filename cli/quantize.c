@@ -85,6 +85,7 @@ struct job {
     struct profile *profile;
     struct plan_errors *errors;
     struct plan *plan;
+    struct digest_task *digest; /* of the base */
     char base_sha256[65];
     char profile_sha256[65];
     struct texts texts, eval_texts;
@@ -241,7 +242,10 @@ static int make_plan(struct job *j)
         progress_close(&progress, e == ERR_NONE);
         end_stage(j, "measure");
     }
-    if (!e && (e = digest_file(path, j->base_sha256, NULL)))
+    /* Nothing but the file's metadata wants the digest of a base that no profile and no recipe speaks of. */
+    const bool is_late = !r->base_sha256[0] && !j->profile && j->texts.count == 0 && !j->settings->dry_run;
+    memcpy(j->base_sha256, DIGEST_LATER, sizeof j->base_sha256);
+    if (!e && !is_late && (e = digest_task_wait(j->digest, j->base_sha256)))
         fault_set(&j->fault, e, "%s: cannot be read", path);
     if (!e)
         e = plan_make(r, j->base, j->base_sha256, gguf_bytes(j->base), j->profile,
@@ -325,6 +329,7 @@ static int derive(struct job *j)
     const struct quantise_options o = {.base_path = j->call->operand[0],
                                        .out_path = s->out,
                                        .plan = j->plan,
+                                       .base = strcmp(j->base_sha256, DIGEST_LATER) == 0 ? j->digest : NULL,
                                        .profile = j->profile,
                                        .engine = j->engine,
                                        .memory_bytes = (uint64_t)j->call->common.memory_bytes,
@@ -341,6 +346,7 @@ static int derive(struct job *j)
     progress_close(&progress, e == ERR_NONE);
     if (e && e != ERR_GATE)
         return fail(j, e);
+    memcpy(j->plan->base_sha256, r.base_sha256, sizeof r.base_sha256);
     struct fault missed = j->fault;
     int status = answer(j, &r);
     if (status == CLI_DONE)
@@ -369,6 +375,10 @@ static int quantize(struct cli_call *call)
         status = fail(j, e);
         goto out;
     }
+    if (digest_task_open(call->operand[0], &j->digest)) {
+        status = cli_fail(call, CLI_ENVIRONMENT, NULL, NULL, "no memory");
+        goto out;
+    }
     if ((status = cli_engine_open(call, &j->engine)) != CLI_DONE || (status = take_profile(j)) != CLI_DONE ||
         (status = make_plan(j)) != CLI_DONE)
         goto out;
@@ -379,6 +389,7 @@ out:
     profile_close(j->profile);
     engine_close(j->engine);
     gguf_close(j->base);
+    digest_task_close(j->digest);
     free(j);
     return status;
 }

@@ -3,8 +3,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "protocol/hex.h"
@@ -37,7 +40,7 @@ void digest_stop(struct digest *d)
     d->context = NULL;
 }
 
-enum err digest_file(const char *path, char hex[DIGEST_HEX], uint64_t *bytes)
+static enum err hash_file(const char *path, const atomic_bool *gives_up, char hex[DIGEST_HEX], uint64_t *bytes)
 {
     uint8_t hash[DIGEST_BYTES];
     uint64_t total = 0;
@@ -45,7 +48,7 @@ enum err digest_file(const char *path, char hex[DIGEST_HEX], uint64_t *bytes)
     char *piece = malloc(PIECE);
     const int in = open(path, O_RDONLY | O_CLOEXEC);
     enum err e = in < 0 ? ERR_IO : !piece ? ERR_MEMORY : digest_start(&d);
-    while (!e) {
+    while (!e && !(gives_up && atomic_load(gives_up))) {
         const ssize_t n = read(in, piece, PIECE);
         if (n < 0 && errno == EINTR)
             continue;
@@ -66,4 +69,59 @@ enum err digest_file(const char *path, char hex[DIGEST_HEX], uint64_t *bytes)
         close(in);
     free(piece);
     return e;
+}
+
+enum err digest_file(const char *path, char hex[DIGEST_HEX], uint64_t *bytes)
+{
+    return hash_file(path, NULL, hex, bytes);
+}
+
+struct digest_task {
+    pthread_t thread;
+    char *path;
+    atomic_bool gives_up;
+    bool is_joined;
+    enum err error;
+    char hex[DIGEST_HEX];
+};
+
+static void *task(void *context)
+{
+    struct digest_task *t = context;
+    t->error = hash_file(t->path, &t->gives_up, t->hex, NULL);
+    return NULL;
+}
+
+enum err digest_task_open(const char *path, struct digest_task **out)
+{
+    struct digest_task *t = calloc(1, sizeof *t);
+    if (t && (t->path = strdup(path)) && pthread_create(&t->thread, NULL, task, t) == 0) {
+        *out = t;
+        return ERR_NONE;
+    }
+    if (t)
+        free(t->path);
+    free(t);
+    return ERR_MEMORY;
+}
+
+enum err digest_task_wait(struct digest_task *t, char hex[DIGEST_HEX])
+{
+    if (!t->is_joined)
+        pthread_join(t->thread, NULL);
+    t->is_joined = true;
+    if (!t->error)
+        memcpy(hex, t->hex, DIGEST_HEX);
+    return t->error;
+}
+
+void digest_task_close(struct digest_task *t)
+{
+    if (!t)
+        return;
+    atomic_store(&t->gives_up, true);
+    if (!t->is_joined)
+        pthread_join(t->thread, NULL);
+    free(t->path);
+    free(t);
 }

@@ -13,6 +13,9 @@
 
 enum { DIGEST_BYTES = 32, DIGEST_HEX = 65 }; /* 64 lower-case hex digits and a terminator */
 
+/* In the place of a digest that is being computed. */
+#define DIGEST_LATER "0000000000000000000000000000000000000000000000000000000000000000"
+
 struct digest {
     void *context; /* the library's; NULL: not started */
 };
@@ -27,5 +30,11 @@ void digest_stop(struct digest *d);
 
 /* Errors: ERR_IO, ERR_MEMORY. bytes gets the size of the file, NULL: not wanted. */
 NODISCARD enum err digest_file(const char *path, char hex[DIGEST_HEX], uint64_t *bytes);
+
+/* The same beside other work, in a thread of its own. Open, wait once, close; close alone gives up. */
+struct digest_task;
+NODISCARD enum err digest_task_open(const char *path, struct digest_task **out);
+NODISCARD enum err digest_task_wait(struct digest_task *t, char hex[DIGEST_HEX]);
+void digest_task_close(struct digest_task *t);
 
 #endif

@@ -3,9 +3,11 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "compress/awq.h"
+#include "compress/digest.h"
 #include "compress/gptq_source.h"
 #include "compress/quantise_file.h"
 #include "hal/block.h"
@@ -329,6 +331,19 @@ static enum err check_options(const struct work *w)
     return e;
 }
 
+/* A base that has no digest yet is known by what a file that was changed or replaced does not keep. */
+static enum err add_base(const struct work *w, struct digest *d)
+{
+    struct stat s;
+    if (!w->options->base)
+        return ERR_NONE;
+    if (stat(w->options->base_path, &s))
+        return ERR_IO;
+    const int64_t mark[] = {(int64_t)s.st_dev, (int64_t)s.st_ino, s.st_size, s.st_mtim.tv_sec, s.st_mtim.tv_nsec};
+    digest_add(d, mark, sizeof mark);
+    return ERR_NONE;
+}
+
 /* What a kept part must have been made of to be continued: plan and weights. */
 static enum err identify(const struct work *w, char identity[DIGEST_HEX])
 {
@@ -349,8 +364,10 @@ static enum err identify(const struct work *w, char identity[DIGEST_HEX])
                 digest_add(&d, w->h, t->cols * sizeof *w->h);
             }
         }
-        if (!(e = digest_finish(&d, hash)))
+        e = add_base(w, &d);
+        if (!e && !(e = digest_finish(&d, hash)))
             hex_encode(hash, sizeof hash, identity);
+        digest_stop(&d);
     }
     free(wire);
     return e;
@@ -439,7 +456,13 @@ static enum err finish(struct work *w, struct quantise_result *r)
     const struct quantise_options *o = w->options;
     release(w);
     gptq_source_discard(o->out_path);
-    enum err e = quantise_file_finish(w->file, w->plan->variant_sha256, r->sha256, &r->bytes, w->fault);
+    memcpy(r->base_sha256, w->plan->base_sha256, sizeof r->base_sha256);
+    enum err e = o->base ? digest_task_wait(o->base, r->base_sha256) : ERR_NONE;
+    if (e)
+        return fault_set(w->fault, e, "%s: %s", o->base_path, err_name(e));
+    if (o->base && (e = quantise_file_base(w->file, r->base_sha256)))
+        return e;
+    e = quantise_file_finish(w->file, w->plan->variant_sha256, r->sha256, &r->bytes, w->fault);
     if (e)
         return e;
     if (o->accept && (e = o->accept(o->accept_context, quantise_file_part(w->file), r->bytes, w->fault))) {

@@ -34,6 +34,7 @@ struct quantise_options {
     const char *base_path;
     const char *out_path;
     const struct plan *plan;
+    struct digest_task *base;       /* of base_path, when the plan has DIGEST_LATER for its base; else NULL */
     const struct profile *profile;  /* needed when a tensor of the plan is weighted; else may be NULL */
     struct engine *engine;          /* NULL: the best one of this machine is opened */
     uint32_t threads;               /* for an engine that is opened here; 0: from the device */
@@ -61,6 +62,7 @@ struct quantise_tensor {
 
 struct quantise_result {
     char sha256[65];
+    char base_sha256[65];
     uint64_t bytes;
     double seconds;
     uint32_t tensors_resumed; /* taken over from an earlier, interrupted run */

@@ -25,6 +25,7 @@ struct follower {
     int fd;
     uint64_t written; /* under lock */
     bool is_ended;    /* under lock */
+    bool is_held;     /* under lock: the header is not final */
     bool has_thread;
     enum err error;
     struct digest digest;
@@ -49,12 +50,12 @@ static void *follow(void *context)
     uint64_t at = 0;
     for (;;) {
         pthread_mutex_lock(&o->lock);
-        while (o->written - at < PIECE && !o->is_ended)
+        while ((o->is_held || o->written - at < PIECE) && !o->is_ended)
             pthread_cond_wait(&o->more, &o->lock);
         const uint64_t end = o->written;
-        const bool is_ended = o->is_ended;
+        const bool is_ended = o->is_ended, is_held = o->is_held;
         pthread_mutex_unlock(&o->lock);
-        while (at < end) {
+        while (at < end && !is_held) {
             const size_t want = end - at < PIECE ? (size_t)(end - at) : PIECE;
             const ssize_t n = pread(o->fd, o->piece, want, (off_t)at);
             if (n <= 0) {
@@ -78,13 +79,14 @@ static void tell(struct follower *o, uint64_t written, bool is_ended)
     pthread_mutex_unlock(&o->lock);
 }
 
-static enum err follower_open(const char *path, struct follower **out)
+static enum err follower_open(const char *path, bool is_held, struct follower **out)
 {
     struct follower *o = calloc(1, sizeof *o);
     if (!o)
         return ERR_MEMORY;
     pthread_mutex_init(&o->lock, NULL);
     pthread_cond_init(&o->more, NULL);
+    o->is_held = is_held;
     *out = o;
     enum err e = digest_start(&o->digest);
     if (e)
@@ -197,7 +199,7 @@ enum err quantise_file_open(const char *out_path, const struct plan *plan, const
         (e = put_header(q->writer, plan, base)) || (e = begin(q, plan, done)))
         goto out;
     gguf_writer_keep(q->writer);
-    if ((e = follower_open(q->part, &q->follower)))
+    if ((e = follower_open(q->part, strcmp(plan->base_sha256, DIGEST_LATER) == 0, &q->follower)))
         goto out;
     if (stat(q->part, &status)) {
         e = ERR_IO;
@@ -234,6 +236,18 @@ enum err quantise_file_append(struct quantise_file *q, const void *data, size_t 
 {
     enum err e = gguf_writer_append(q->writer, data, bytes);
     return e ? e : note_size(q);
+}
+
+enum err quantise_file_base(struct quantise_file *q, const char sha256[DIGEST_HEX])
+{
+    enum err e = gguf_writer_string_late(q->writer, "tare.base_sha256", sha256, DIGEST_HEX - 1);
+    if (e)
+        return e;
+    pthread_mutex_lock(&q->follower->lock);
+    q->follower->is_held = false;
+    pthread_cond_signal(&q->follower->more);
+    pthread_mutex_unlock(&q->follower->lock);
+    return ERR_NONE;
 }
 
 enum err quantise_file_checkpoint(struct quantise_file *q, uint32_t tensors)

@@ -19,6 +19,9 @@ NODISCARD enum err quantise_file_append(struct quantise_file *q, const void *dat
 /* tensors are complete: remembered durably when enough has been written since the last time. */
 NODISCARD enum err quantise_file_checkpoint(struct quantise_file *q, uint32_t tensors);
 
+/* The plan came with DIGEST_LATER for its base: this is it. To be called before finish; until then nothing is hashed. */
+NODISCARD enum err quantise_file_base(struct quantise_file *q, const char sha256[DIGEST_HEX]);
+
 /* Wait for the digest of everything; expected is "" or what it must be.
  * Errors: ERR_MISMATCH (kept as OUT.refused), ERR_IO. */
 NODISCARD enum err quantise_file_finish(struct quantise_file *q, const char *expected,

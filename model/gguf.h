@@ -153,6 +153,10 @@ NODISCARD enum err gguf_writer_begin(struct gguf_writer *w, uint32_t resume_tens
  * padding between tensors is the writer's. Errors: ERR_IO, ERR_ARGUMENT (more than announced). */
 NODISCARD enum err gguf_writer_append(struct gguf_writer *w, const void *data, size_t bytes);
 
+/* Another value for a string key that begin wrote already, of the same length: for what is known last.
+ * Errors: ERR_ARGUMENT (no such key, another length), ERR_IO, ERR_MEMORY. */
+NODISCARD enum err gguf_writer_string_late(struct gguf_writer *w, const char *key, const char *text, size_t bytes);
+
 /* Make what was appended durable, so that a later begin may resume from it. */
 NODISCARD enum err gguf_writer_sync(struct gguf_writer *w);
 

@@ -455,6 +455,24 @@ enum err gguf_writer_append(struct gguf_writer *w, const void *data, size_t byte
     return pad(w, padded(w, t->offset + t->bytes) - t->offset - t->bytes);
 }
 
+enum err gguf_writer_string_late(struct gguf_writer *w, const char *key, const char *text, size_t bytes)
+{
+    struct bytes b = {0};
+    struct entry *entry = NULL;
+    for (size_t i = 0; i < w->entries; i++)
+        if (strcmp(w->entry[i].key, key) == 0 && w->entry[i].kind == GGUF_STRING)
+            entry = &w->entry[i];
+    if (w->fd < 0 || !entry || entry->size != sizeof(uint64_t) + bytes)
+        return fail(w, ERR_ARGUMENT, "a late value of another length, or of no key");
+    memcpy(entry->bytes + sizeof(uint64_t), text, bytes);
+    compose(w, &b);
+    enum err e = b.failed ? fail(w, ERR_MEMORY, "no memory for the header") : ERR_NONE;
+    if (!e && pwrite(w->fd, b.at, b.used, 0) != (ssize_t)b.used)
+        e = fail(w, ERR_IO, "write");
+    free(b.at);
+    return e;
+}
+
 enum err gguf_writer_sync(struct gguf_writer *w)
 {
     if (w->fd < 0)

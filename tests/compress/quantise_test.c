@@ -78,6 +78,8 @@ static enum err run(const struct plan *p, const char *plugin, uint32_t threads, 
                                  .profile = profile, .is_measured = true, .memory_bytes = memory};
     CU_ASSERT_EQUAL_FATAL(engine_open(&options, &engine, NULL), ERR_NONE);
     o.engine = engine;
+    if (strcmp(p->base_sha256, DIGEST_LATER) == 0)
+        CU_ASSERT_EQUAL_FATAL(digest_task_open(base_path, &o.base), ERR_NONE);
     if (s) {
         o.progress = stop;
         o.progress_context = s;
@@ -85,6 +87,7 @@ static enum err run(const struct plan *p, const char *plugin, uint32_t threads, 
     enum err e = quantise_run(&o, r, &f);
     if (e && e != ERR_CANCELLED && e != ERR_MISMATCH)
         fprintf(stderr, "%s\n", f.text);
+    digest_task_close(o.base);
     engine_close(engine);
     return e;
 }
@@ -112,6 +115,23 @@ static void size_and_digest(void)
         quantise_result_close(&r);
         plan_close(p);
     }
+}
+
+/* A base that is hashed meanwhile makes the same file as one that was hashed before, stopped in between or not. */
+static void base_digest_comes_late(void)
+{
+    struct quantise_result early, late;
+    struct stopper s = {0, 20};
+    struct plan *p = plan_of("{type: q4_0, method: rtn}", false);
+    CU_ASSERT_EQUAL_FATAL(run(p, "scalar", 2, NULL, 0, &early), ERR_NONE);
+    memcpy(p->base_sha256, DIGEST_LATER, sizeof p->base_sha256);
+    CU_ASSERT_EQUAL(run(p, "scalar", 2, &s, 0, &late), ERR_CANCELLED);
+    CU_ASSERT_EQUAL_FATAL(run(p, "scalar", 2, NULL, 0, &late), ERR_NONE);
+    CU_ASSERT_STRING_EQUAL(late.sha256, early.sha256);
+    CU_ASSERT_STRING_EQUAL(late.base_sha256, base_sha256);
+    quantise_result_close(&early);
+    quantise_result_close(&late);
+    plan_close(p);
 }
 
 /* The same bytes for any number of threads and any size of strip. */
@@ -304,6 +324,7 @@ static void tear_down(void)
 }
 
 RUN_SUITE("quantise", {"set_up", set_up}, {"size_and_digest", size_and_digest},
+          {"base_digest_comes_late", base_digest_comes_late},
           {"bytes_do_not_depend", bytes_do_not_depend}, {"stops_and_resumes", stops_and_resumes},
           {"digest_is_judged", digest_is_judged}, {"head_is_not_weighted", head_is_not_weighted},
           {"folding_keeps_function", folding_keeps_function}, {"cascade_is_two_steps", cascade_is_two_steps},
