@@ -126,6 +126,7 @@ static void fill(struct hal_plugin *p)
     p->matmul = vnni_matmul;
     p->embed = vnni_embed;
     p->rmsnorm = vnni_rmsnorm;
+    p->layernorm = vnni_layernorm;
     p->rope = vnni_rope;
     p->store = vnni_store;
     p->attend = vnni_attend;
@@ -135,6 +136,7 @@ static void fill(struct hal_plugin *p)
     p->scatter = vnni_scatter;
     p->encode = vnni_encode;
     p->decode = vnni_decode;
+    p->copy = vnni_copy;
     p->limit_threads = vnni_limit_threads;
 }
 

@@ -126,9 +126,14 @@ struct vnni_kernels {
     void (*dense)(uint32_t type, const uint8_t *panel, const float *x, uint32_t cols, uint32_t first,
                   uint32_t last, struct vnni_output out);
 
+    /* Row r (0..15) of a resident panel as F32, exact. */
+    void (*row)(uint32_t type, const uint8_t *panel, uint32_t cols, uint32_t r, float *x);
+
     /* The operations of hal.h on plain arrays. */
     void (*rmsnorm)(float *y, const float *x, const float *w, uint32_t rows, uint32_t cols,
                     float eps);
+    void (*layernorm)(float *y, const float *x, const float *w, const float *b, uint32_t rows,
+                      uint32_t cols, float eps); /* b NULL: 0 */
     void (*rope)(float *x, const float *cos_sin, const struct hal_rope_shape *shape, uint32_t rows,
                  uint32_t cols);
     void (*glu)(float *y, const float *gate, const float *up, size_t count, uint32_t function);
@@ -176,6 +181,8 @@ enum err vnni_matmul(void *dev, const struct hal_mat *const *y, const struct hal
 /* vnni_rows.c, vnni_attend.c */
 enum err vnni_rmsnorm(void *dev, const struct hal_mat *y, const struct hal_mat *x,
                       const struct hal_mat *w, float eps);
+enum err vnni_layernorm(void *dev, const struct hal_mat *y, const struct hal_mat *x,
+                        const struct hal_mat *w, const struct hal_mat *b, float eps);
 enum err vnni_rope(void *dev, const struct hal_mat *x, const struct hal_mat *cos_sin,
                    const struct hal_rope_shape *shape);
 enum err vnni_glu(void *dev, const struct hal_mat *y, const struct hal_mat *gate,
@@ -186,6 +193,8 @@ enum err vnni_scatter(void *dev, const struct hal_mat *y, const struct hal_mat *
                       const uint32_t *row, const float *weight);
 enum err vnni_store(void *dev, const struct hal_mat *cache, const struct hal_mat *x,
                     const uint32_t *slot);
+enum err vnni_copy(void *dev, const struct hal_mat *y, uint32_t y_col, const struct hal_mat *x,
+                   uint32_t x_col, uint32_t cols);
 enum err vnni_attend(void *dev, const struct hal_mat *y, const struct hal_mat *q,
                      const struct hal_mat *k, const struct hal_mat *v,
                      const struct hal_attend *geometry);

@@ -20,8 +20,11 @@ void VNNI_KERNEL(gemm)(struct vnni_shape shape, const uint8_t *unpacked, uint32_
                        const struct vnni_input *in, struct vnni_output out);
 void VNNI_KERNEL(dense)(uint32_t type, const uint8_t *panel, const float *x, uint32_t cols,
                         uint32_t first, uint32_t last, struct vnni_output out);
+void VNNI_KERNEL(row)(uint32_t type, const uint8_t *panel, uint32_t cols, uint32_t r, float *x);
 void VNNI_BASE_KERNEL(rmsnorm)(float *y, const float *x, const float *w, uint32_t rows, uint32_t cols,
                           float eps);
+void VNNI_BASE_KERNEL(layernorm)(float *y, const float *x, const float *w, const float *b, uint32_t rows,
+                            uint32_t cols, float eps);
 void VNNI_BASE_KERNEL(rope)(float *x, const float *cos_sin, const struct hal_rope_shape *shape,
                        uint32_t rows, uint32_t cols);
 void VNNI_BASE_KERNEL(glu)(float *y, const float *gate, const float *up, size_t count, uint32_t function);

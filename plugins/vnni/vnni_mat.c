@@ -4,6 +4,7 @@
 #include <string.h>
 
 enum {
+    EMBED_VALUES = 1 << 15, /* of one tile */
     INPUT_BYTES_MAX = 12 << 20,   /* more tokens than fit are taken in several passes */
     UNPACKED_BYTES_MAX = 1 << 20 /* of one thread: half of a usual second-level cache */
 };
@@ -185,26 +186,50 @@ enum err vnni_mat_get(void *dev, const struct hal_mat *m, uint32_t row, uint32_t
     return ERR_NONE;
 }
 
+struct embed_job {
+    const struct vnni_kernels *kernels;
+    const struct hal_mat *table;
+    const uint32_t *row;
+    float *y;
+    uint32_t rows, tile_rows;
+};
+
+static void embed_tile(void *context, uint32_t tile, uint32_t thread)
+{
+    (void)thread;
+    const struct embed_job *job = context;
+    const struct hal_mat *table = job->table;
+    const uint32_t first = tile * job->tile_rows, left = job->rows - first;
+    const uint32_t last = first + (left < job->tile_rows ? left : job->tile_rows);
+    const size_t cols = table->cols;
+    for (uint32_t i = first; i < last; i++) {
+        if (table->use != HAL_WEIGHT) {
+            memcpy(job->y + i * cols, (const float *)table->mem + job->row[i] * cols,
+                   cols * sizeof *job->y);
+            continue;
+        }
+        const uint8_t *panel = (const uint8_t *)table->mem +
+                               job->row[i] / VNNI_ROWS *
+                                   vnni_layout_panel_bytes(table->type, table->cols);
+        job->kernels->row(table->type, panel, table->cols, job->row[i] % VNNI_ROWS,
+                          job->y + i * cols);
+    }
+}
+
 enum err vnni_embed(void *dev, const struct hal_mat *y, const struct hal_mat *table,
                     const uint32_t *row)
 {
-    if (table->use != HAL_WEIGHT)
-        return scalar_embed(dev, y, table, row);
-    if (y->type != HAL_F32 || y->use != HAL_ACTIVATION || y->cols != table->cols)
+    if (y->type != HAL_F32 || y->use != HAL_ACTIVATION || y->mem == NULL || y->cols != table->cols ||
+        table->mem == NULL || table->mem == y->mem || table->use == HAL_CACHE ||
+        (table->use == HAL_ACTIVATION && table->type != HAL_F32))
         return ERR_ARGUMENT;
     for (uint32_t i = 0; i < y->rows; i++) {
         if (row[i] >= table->rows)
             return ERR_ARGUMENT;
     }
-    struct vnni_dev *d = dev;
-    const size_t row_bytes = host_row_bytes(table->type, table->cols);
-    uint8_t *bytes = d->input; /* a block of rounded activations is larger than a row */
-    for (uint32_t i = 0; i < y->rows; i++) {
-        get_row(table, row[i], bytes);
-        const enum err e = scalar_decode(dev, table->type, bytes, row_bytes, 1, table->cols,
-                                         (float *)y->mem + (size_t)i * y->cols);
-        if (e != ERR_NONE)
-            return e;
-    }
+    const struct vnni_dev *d = dev;
+    struct embed_job job = {.kernels = d->kernels, .table = table, .row = row, .y = y->mem,
+                            .rows = y->rows, .tile_rows = EMBED_VALUES / (y->cols + 1) + 1};
+    vnni_pool_run(d->pool, embed_tile, &job, (y->rows + job.tile_rows - 1) / job.tile_rows);
     return ERR_NONE;
 }

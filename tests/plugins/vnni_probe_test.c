@@ -44,11 +44,23 @@ static void only_paths_of_this_machine_open(void)
     CU_ASSERT(vnni_fixture_bytes() == 0);
 }
 
+/* What serves a token is the plugin's own: nothing of scalar's is left in the table. */
+static void no_operation_is_borrowed(void)
+{
+    const struct hal_plugin *p = hal_plugin_entry(), *s = &scalar_plugin;
+    CU_ASSERT(p->matmul != s->matmul && p->embed != s->embed && p->copy != s->copy);
+    CU_ASSERT(p->rmsnorm != s->rmsnorm && p->layernorm != s->layernorm && p->rope != s->rope);
+    CU_ASSERT(p->store != s->store && p->attend != s->attend && p->glu != s->glu);
+    CU_ASSERT(p->add != s->add && p->scale != s->scale && p->scatter != s->scatter);
+    CU_ASSERT(p->encode != s->encode && p->decode != s->decode);
+}
+
 int main(int argc, char **argv)
 {
     expected = argc > 1 ? argv[1] : NULL;
     CU_TestInfo tests[] = {{"the best path is chosen", the_best_path_is_chosen},
                            {"only paths of this machine open", only_paths_of_this_machine_open},
+                           {"no operation is borrowed", no_operation_is_borrowed},
                            CU_TEST_INFO_NULL};
     return harness_run("vnni_probe", tests);
 }
