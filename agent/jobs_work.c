@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "agent/log.h"
+#include "compress/recipe.h"
 
 enum {
     FILES = 3,
@@ -419,6 +420,30 @@ static uint32_t missed_gate(const struct message_plan *p, const struct message_m
     return JOB_OK;
 }
 
+/* What the worker held against the recipe's gates itself, those that the signed plan has no field for among
+ * them. */
+static uint32_t missed_there(const struct wire *answer, char *why, size_t why_bytes)
+{
+    static const uint32_t code[RECIPE_GATES] = {
+        [RECIPE_DPPL_PERCENT] = JOB_GATE_DPPL,
+        [RECIPE_KLD_MEAN] = JOB_GATE_KLD,
+        [RECIPE_KLD_P99] = JOB_GATE_KLD_P99,
+        [RECIPE_TOP1] = JOB_GATE_TOP1,
+        [RECIPE_DECODE_TOK_S] = JOB_GATE_DECODE,
+        [RECIPE_PREFILL_TOK_S] = JOB_GATE_PREFILL,
+        [RECIPE_RSS_MIB] = JOB_GATE_RSS,
+        [RECIPE_FILE_MIB] = JOB_GATE_FILE,
+        [RECIPE_WORST_DPPL_PERCENT] = JOB_GATE_WORST_DPPL,
+        [RECIPE_WORST_KLD_MEAN] = JOB_GATE_WORST_KLD,
+        [RECIPE_ENERGY_MJ_TOKEN] = JOB_GATE_ENERGY};
+    const uint64_t gate = wire_u64(answer, WIRE_K_GATE, UINT64_MAX);
+    if (gate == UINT64_MAX)
+        return JOB_OK;
+    if (!wire_text(answer, WIRE_K_TEXT, why, why_bytes))
+        snprintf(why, why_bytes, "a gate was missed");
+    return gate < RECIPE_GATES ? code[gate] : (uint32_t)JOB_FAIL_SELFTEST;
+}
+
 static float number(const struct wire *m, uint32_t key)
 {
     double v = wire_f64(m, key, 0);
@@ -466,6 +491,8 @@ static void on_tested(void *context, const struct wire *answer)
     if (!wire_text(answer, WIRE_K_PLUGIN, j->now.plugin, sizeof j->now.plugin))
         j->now.plugin[0] = 0;
     uint32_t code = missed_gate(&j->plan, m, answer, why, sizeof why);
+    if (!code)
+        code = missed_there(answer, why, sizeof why);
     if (code) {
         jobs_fail(j, code, ERR_GATE, why);
         return;
@@ -482,11 +509,19 @@ static void on_test_failed(void *context, enum err error, const char *why)
 static void selftest(struct jobs *j)
 {
     struct inputs in;
+    uint8_t *payload = NULL;
+    size_t bytes;
     struct wire m;
+    if (jobs_payload(j, &payload, &bytes)) {
+        jobs_fail(j, JOB_FAIL_DISK, ERR_IO, "the plan cannot be read back");
+        return;
+    }
     wire_init(&m, WIRE_SELFTEST, 1);
     slots_variant_path(j->options.settings->state, j->now.variant, in.path);
     put_inputs(j, &m, &in);
+    wire_put_bytes(&m, WIRE_K_PLAN, payload, bytes);
     start_task(j, &m, on_tested, on_test_failed);
+    free(payload);
 }
 
 /* ---- STAGED, TRIAL ---- */

@@ -443,6 +443,8 @@ static void start(struct server *v)
         wire_init(&m, WIRE_SERVE, 0);
         wire_put_text(&m, WIRE_K_PATH, v->model.path);
         wire_put_text(&m, WIRE_K_PLUGIN, v->model.plugin);
+        wire_put_u64(&m, WIRE_K_CACHE, v->model.cache_type);
+        wire_put_u64(&m, WIRE_K_ACTIVATIONS, v->model.activation_bits);
         wire_put_u64(&m, WIRE_K_SEQUENCES, s->settings->sequences);
         wire_put_u64(&m, WIRE_K_CONTEXT, s->settings->context);
         wire_put_u64(&m, WIRE_K_KEEP, s->settings->keep);

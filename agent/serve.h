@@ -60,6 +60,7 @@ struct serve_model {
     char path[768];
     uint8_t variant[32];
     char plugin[16];
+    uint32_t cache_type, activation_bits; /* as its plan says; 0: F16, 8 */
 };
 
 /* Serve this to new requests; NULL: nothing. The one before finishes what it has begun. */

@@ -11,6 +11,8 @@
 #include <unistd.h>
 
 #include "agent/log.h"
+#include "compress/plan.h"
+#include "protocol/cbor.h"
 #include "protocol/hex.h"
 
 enum { HEAD_BYTES = 40, KEEP_MAX = 16 };
@@ -85,7 +87,7 @@ uint64_t slots_disk_used(const char *folder)
     return used;
 }
 
-enum err slots_decode_plan(const uint8_t *payload, size_t payload_bytes, struct message_plan *out)
+static enum err decode_plan(const uint8_t *payload, size_t payload_bytes, struct message_plan *out)
 {
     struct message_tensor *tensors = calloc(MESSAGE_TENSORS_MAX, sizeof *tensors);
     if (!tensors)
@@ -97,8 +99,37 @@ enum err slots_decode_plan(const uint8_t *payload, size_t payload_bytes, struct 
     free(tensors);
     out->tensor = NULL;
     out->tensors = out->tensors_max = 0;
+    return e;
+}
+
+enum err slots_decode_plan(const uint8_t *payload, size_t payload_bytes, struct message_plan *out)
+{
+    enum err e = decode_plan(payload, payload_bytes, out);
     out->derivation = (struct message_blob){NULL, 0}; /* it would point into the caller's bytes */
     return e;
+}
+
+void slots_setting(const uint8_t *payload, size_t payload_bytes, struct slots_setting *out)
+{
+    struct message_plan *plan = calloc(1, sizeof *plan);
+    struct cbor_reader r;
+    uint64_t pairs, value;
+    int64_t key;
+    *out = (struct slots_setting){0};
+    enum err e = plan ? decode_plan(payload, payload_bytes, plan) : ERR_MEMORY;
+    if (!e && plan->derivation.size) {
+        cbor_reader_init(&r, plan->derivation.at, plan->derivation.size);
+        e = cbor_enter_map(&r, &pairs);
+        while (!e && (e = cbor_next_key(&r, &key)) == ERR_NONE) {
+            if (key != PLAN_KEY_CACHE && key != PLAN_KEY_ACTIVATIONS) {
+                e = cbor_skip(&r);
+                continue;
+            }
+            if (!(e = cbor_read_u64(&r, &value)))
+                *(key == PLAN_KEY_CACHE ? &out->cache_type : &out->activation_bits) = (uint32_t)value;
+        }
+    }
+    free(plan);
 }
 
 enum err slots_get(struct store_txn *t, uint32_t i, struct slot *out)
@@ -117,6 +148,7 @@ enum err slots_get(struct store_txn *t, uint32_t i, struct slot *out)
         memset(out, 0, sizeof *out);
         return ERR_NONE;
     }
+    slots_setting(at + HEAD_BYTES, bytes - HEAD_BYTES, &out->setting);
     memcpy(out->variant, at, 32);
     memcpy(&out->variant_bytes, at + 32, 8);
     out->is_used = true;

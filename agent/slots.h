@@ -14,11 +14,18 @@
 
 enum { SLOTS_PATH = 768, SLOTS_NONE = 2 };
 
+/* What a plan's derivation says of how its variant answers. */
+struct slots_setting {
+    uint32_t cache_type;      /* enum hal_type; 0: not said */
+    uint32_t activation_bits; /* 0: not said */
+};
+
 struct slot {
     bool is_used;
     uint8_t variant[32];
     uint64_t variant_bytes;
     struct message_plan plan; /* without its tensors */
+    struct slots_setting setting;
 };
 
 /* Makes blobs/, variants/ and work/ in the state folder. ERR_IO. */
@@ -48,6 +55,9 @@ NODISCARD enum err slots_spare(struct store_txn *t, uint32_t *i);
 
 /* Decodes a plan's payload but for its tensors. */
 NODISCARD enum err slots_decode_plan(const uint8_t *payload, size_t payload_bytes, struct message_plan *out);
+
+/* What a plan's payload says; zeros where it does not or cannot be read. */
+void slots_setting(const uint8_t *payload, size_t payload_bytes, struct slots_setting *out);
 
 /* Deletes blobs, variants and work of no slot and of no plan in hand (job may be NULL). Bases are kept as long
  * as keep_bytes of them fit. Never fails: what cannot be deleted is left. */

@@ -97,12 +97,14 @@ static void hook_changed(void *context)
     link_changed(((struct agent *)context)->link);
 }
 
-static void set_model(struct serve_model *m, const struct settings *s, const uint8_t variant[32],
+static void set_model(struct serve_model *m, const struct settings *s, const struct slot *slot,
                       const struct message_plan *plan)
 {
     memset(m, 0, sizeof *m);
-    slots_variant_path(s->state, variant, m->path);
-    memcpy(m->variant, variant, 32);
+    slots_variant_path(s->state, slot->variant, m->path);
+    memcpy(m->variant, slot->variant, 32);
+    m->cache_type = slot->setting.cache_type;
+    m->activation_bits = slot->setting.activation_bits;
     snprintf(m->plugin, sizeof m->plugin, "%s", plan->plugin.name);
 }
 
@@ -124,7 +126,7 @@ static void hook_restore(void *context)
         telemetry_serving(a->telemetry, NULL);
         return;
     }
-    set_model(&m, &a->settings, slot.variant, &slot.plan);
+    set_model(&m, &a->settings, &slot, &slot.plan);
     telemetry_serving(a->telemetry, &slot);
     serve_main(a->serve, &m);
 }
@@ -145,7 +147,7 @@ static enum err hook_trial(void *context, const char *path, const struct message
     store_abort(t);
     if (e || !slot.is_used)
         return e ? e : ERR_NOT_FOUND;
-    set_model(&m, &a->settings, slot.variant, plan);
+    set_model(&m, &a->settings, &slot, plan);
     serve_trial(a->serve, &m);
     return ERR_NONE;
 }

@@ -301,6 +301,8 @@ static void on_idle(void *context)
     wire_put_text(&m, WIRE_K_PATH, path);
     wire_put_bytes(&m, WIRE_K_TOKENS, t->queue[0].tokens, (size_t)t->queue[0].count * 4);
     wire_put_u64(&m, WIRE_K_PREFIX, t->queue[0].prefix);
+    wire_put_u64(&m, WIRE_K_CACHE, t->slot.setting.cache_type);
+    wire_put_u64(&m, WIRE_K_ACTIVATIONS, t->slot.setting.activation_bits);
     if (task_start(t->options.task, &o, &m))
         loop_set_timer(t->options.loop, &t->idle, SHADOW_AGAIN_MS, on_idle, t);
 }

@@ -23,10 +23,11 @@ enum wire_kind {
     WIRE_FETCH = 3,    /* URL, DIGEST, BYTES, PATH -> PROGRESS, DONE */
     WIRE_VERIFY = 4,   /* DIGEST, BYTES, PATH -> DONE, or FAILED with ERR_MISMATCH */
     WIRE_DERIVE = 5,   /* BASE, PROFILE, TEXTS, PLAN, PATH -> PROGRESS, DONE with DIGEST, BYTES, SECONDS */
-    WIRE_SELFTEST = 6, /* BASE, PATH, TEXTS, PLAN -> PROGRESS, DONE with the measures */
+    WIRE_SELFTEST = 6, /* BASE, PATH, TEXTS, PLAN -> PROGRESS, DONE with the measures, GATE and TEXT if missed */
     WIRE_BENCH = 7,    /* PATH, PROMPT, GENERATE, REPEAT, THREADS -> DONE with RESULT */
-    WIRE_SHADOW = 8,   /* BASE, PATH, TOKENS, PREFIX -> DONE with KLD, KLD_MAX, TOP1, COUNT */
-    WIRE_SERVE = 9,    /* PATH, SEQUENCES, CONTEXT, RATE, KEEP, CACHE_BYTES, SPILL_BYTES, FOLDER -> READY; then the four below */
+    WIRE_SHADOW = 8,   /* BASE, PATH, TOKENS, PREFIX, CACHE, ACTIVATIONS -> DONE with KLD, KLD_MAX, TOP1, COUNT */
+    WIRE_SERVE = 9,    /* PATH, SEQUENCES, CONTEXT, RATE, CACHE, ACTIVATIONS, KEEP, CACHE_BYTES, SPILL_BYTES, FOLDER
+                        * -> READY; then the four below */
     WIRE_GENERATE = 10,
     WIRE_CANCEL = 11,
     WIRE_COLLECT = 12, /* -> STATS, one per chunk, the last with LAST; then the window begins anew */
@@ -101,7 +102,10 @@ enum wire_key {
     WIRE_K_KEEP,        /* u64: texts that may rest in the cache beside those that run */
     WIRE_K_CACHE_BYTES, /* u64: of keys and values in memory */
     WIRE_K_SPILL_BYTES, /* u64: of the file that texts at rest may go to */
-    WIRE_K_CACHED       /* u64: tokens of the prompt that were in the cache */
+    WIRE_K_CACHED,      /* u64: tokens of the prompt that were in the cache */
+    WIRE_K_CACHE,       /* u64: enum hal_type of the cache */
+    WIRE_K_ACTIVATIONS, /* u64 bits, as a plan says them */
+    WIRE_K_GATE         /* u64: enum recipe_gate that was missed, TEXT says how; RECIPE_GATES: not measured */
 };
 
 enum wire_reason { WIRE_STOPPED = 1, WIRE_LENGTH = 2 };

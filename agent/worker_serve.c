@@ -5,6 +5,7 @@
  * sampled here, their text is not said again, and the answer goes on.
  */
 #include "agent/worker_serve.h"
+#include "agent/worker_task.h"
 
 #include <poll.h>
 #include <sodium.h>
@@ -426,6 +427,7 @@ static enum err open_all(struct worker_server *v, const struct wire *m, char why
                               .progress_context = v->w};
     if (wire_text(m, WIRE_K_FOLDER, folder, sizeof folder) && folder[0] && (o.cache_bytes || o.spill_bytes))
         o.spill_folder = folder;
+    worker_task_setting(m, &o);
     v->rate = wire_f64(m, WIRE_K_RATE, 0);
     enum err e = worker_engine(v->w, plugin, 0, &v->engine, why);
     if (!e)

@@ -1,26 +1,23 @@
-/* worker_task.c: the tasks that need an engine: derive a variant, test it, time it, compare it. */
+/* worker_task.c: the tasks that need an engine: derive a variant, time it, compare it. */
 #include "agent/worker_serve.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agent/log.h"
 #include "agent/worker_speed.h"
+#include "agent/worker_task.h"
+#include "compress/judge.h"
 #include "compress/plan.h"
 #include "compress/quantise.h"
-#include "hal/device.h"
-#include "model/eval.h"
 #include "protocol/hex.h"
 #include "protocol/message.h"
 
-enum { EVAL_CONTEXT = 512, EVAL_CONTEXT_LEAST = 64, CONTEXT_LEAST = 64, SPEED_PROMPT = 128, SPEED_GENERATE = 32, SPEED_TIMES = 3 };
+enum { CONTEXT_LEAST = 64 };
 
 enum err worker_open_model(const struct gguf *g, struct engine *e, const struct model_options *o, struct model **out,
                            char *why)
@@ -35,17 +32,18 @@ enum err worker_open_model(const struct gguf *g, struct engine *e, const struct 
     return error;
 }
 
-/* A model on an engine, with all it hangs on. */
-struct opened {
-    struct gguf *gguf;
-    struct model *model;
-};
-
-static void close_opened(struct opened *o)
+void worker_task_close(struct worker_task_model *m)
 {
-    model_close(o->model);
-    gguf_close(o->gguf);
-    *o = (struct opened){0};
+    model_close(m->model);
+    gguf_close(m->gguf);
+    *m = (struct worker_task_model){0};
+}
+
+void worker_task_setting(const struct wire *m, struct model_options *o)
+{
+    const uint64_t cache = wire_u64(m, WIRE_K_CACHE, 0), bits = wire_u64(m, WIRE_K_ACTIVATIONS, 0);
+    const bool is_cache = cache == HAL_F16 || cache == HAL_Q8_0 || cache == HAL_Q4_0;
+    judge_model_options(is_cache ? (uint32_t)cache : 0, bits >= 2 && bits <= 16 ? (uint32_t)bits : 8, o);
 }
 
 static void on_load(void *context, uint64_t done, uint64_t total)
@@ -53,16 +51,19 @@ static void on_load(void *context, uint64_t done, uint64_t total)
     worker_beat(context, done, total);
 }
 
-static enum err open_model(struct worker_self *w, const char *path, struct engine *e, uint32_t context,
-                           struct opened *out, char why[WORKER_WHY])
+enum err worker_task_open(struct worker_self *w, const char *path, struct engine *e, uint32_t context,
+                          const struct model_options *setting, struct worker_task_model *out, char why[WORKER_WHY])
 {
-    struct model_options o = {
-        .context = context, .sequences = 1, .progress = on_load, .progress_context = w};
+    struct model_options o = setting ? *setting : (struct model_options){0};
+    o.context = context;
+    o.sequences = 1;
+    o.progress = on_load;
+    o.progress_context = w;
     enum err error = gguf_open(path, &out->gguf, why);
     if (!error)
         error = model_open(out->gguf, e, &o, &out->model, why);
     if (error)
-        close_opened(out);
+        worker_task_close(out);
     return error;
 }
 
@@ -79,8 +80,7 @@ static int on_quantise(void *context, const struct quantise_progress *p)
     return 0;
 }
 
-/* The plan of compress inside the signed one; what both say must agree. */
-static enum err read_plan(const struct wire *m, struct plan **out, char why[WORKER_WHY])
+enum err worker_task_plan(const struct wire *m, struct plan **out, char why[WORKER_WHY])
 {
     struct message_plan *message = calloc(1, sizeof *message);
     struct message_tensor *tensors = calloc(MESSAGE_TENSORS_MAX, sizeof *tensors);
@@ -144,7 +144,7 @@ void worker_derive(struct worker_self *w, const struct wire *m)
     if (!wire_text(m, WIRE_K_BASE, base, sizeof base) || !wire_text(m, WIRE_K_PATH, out, sizeof out) ||
         !wire_text(m, WIRE_K_PROFILE, profile_path, sizeof profile_path))
         goto out;
-    if ((e = read_plan(m, &plan, why)))
+    if ((e = worker_task_plan(m, &plan, why)))
         goto out;
     if (profile_path[0] && (e = profile_load(profile_path, &profile, &fault)))
         goto out;
@@ -175,116 +175,6 @@ out:
     plan_close(plan);
 }
 
-/* ---- self-test ---- */
-
-static bool on_eval(void *context, const struct eval_progress *p)
-{
-    worker_beat(context, p->windows, p->windows_total);
-    return true;
-}
-
-static enum err eval_file(struct worker_self *w, struct opened *variant, struct opened *base, const char *path,
-                          struct eval_result *out, char why[WORKER_WHY])
-{
-    struct eval_options o = {.context = EVAL_CONTEXT, .progress = on_eval, .progress_context = w};
-    struct tokenizer *tokenizer = NULL;
-    void *text = MAP_FAILED;
-    struct stat st = {0};
-    uint32_t most = model_info(variant->model)->context;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    enum err e = ERR_IO;
-    if (fd < 0 || fstat(fd, &st) != 0 || st.st_size <= 0)
-        goto out;
-    text = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (text == MAP_FAILED)
-        goto out;
-    if (most < o.context)
-        o.context = most & ~1u;
-    if ((e = tokenizer_open(base->gguf, &tokenizer, why)))
-        goto out;
-    do { /* a text of less than two windows is measured in shorter ones */
-        e = eval_text(variant->model, base->model, tokenizer, text, (size_t)st.st_size, &o, out, why);
-        o.context = o.context / 4 * 2;
-    } while (e == ERR_ARGUMENT && o.context >= EVAL_CONTEXT_LEAST);
-out:
-    if (e == ERR_IO)
-        snprintf(why, WORKER_WHY, "%.200s cannot be read", path);
-    tokenizer_close(tokenizer);
-    if (text != MAP_FAILED)
-        munmap(text, (size_t)st.st_size);
-    if (fd >= 0)
-        close(fd);
-    return e;
-}
-
-static void put_eval(struct wire *m, const struct eval_result *r)
-{
-    wire_put_f64(m, WIRE_K_PPL, r->perplexity.value);
-    wire_put_f64(m, WIRE_K_PPL_BASE, r->perplexity_reference.value);
-    wire_put_f64(m, WIRE_K_KLD, r->kld.value);
-    wire_put_f64(m, WIRE_K_KLD_99, r->kld_99);
-    wire_put_f64(m, WIRE_K_KLD_MAX, r->kld_max);
-    wire_put_f64(m, WIRE_K_TOP1, r->top1.value);
-}
-
-/* Speed and memory come first, while the variant is alone in this process. */
-static enum err test_speed(struct worker_self *w, struct opened *variant, struct wire *m, char why[WORKER_WHY])
-{
-    struct worker_speed prefill, decode;
-    uint32_t context = model_info(variant->model)->context;
-    uint32_t prompt = context > SPEED_PROMPT + SPEED_GENERATE ? SPEED_PROMPT : context / 2;
-    enum err e = worker_speed(w, variant->model, prompt, 0, SPEED_TIMES, &prefill, why);
-    if (!e)
-        e = worker_speed(w, variant->model, 0, SPEED_GENERATE < context ? SPEED_GENERATE : context / 2, SPEED_TIMES,
-                         &decode, why);
-    if (e)
-        return e;
-    wire_put_f64(m, WIRE_K_PREFILL, prefill.tok_s);
-    wire_put_f64(m, WIRE_K_DECODE, decode.tok_s);
-    wire_put_f64(m, WIRE_K_ENERGY, decode.energy_j);
-    wire_put_u64(m, WIRE_K_RSS, worker_self_rss());
-    return ERR_NONE;
-}
-
-void worker_selftest(struct worker_self *w, const struct wire *m)
-{
-    char base_path[900], path[900], why[WORKER_WHY] = "";
-    struct opened variant = {0}, base = {0};
-    struct engine *engine = NULL;
-    struct eval_result result = {0};
-    struct wire answer;
-    const void *texts;
-    const char *text = NULL;
-    size_t bytes, at = 0;
-    enum err e = ERR_ARGUMENT;
-    if (!wire_text(m, WIRE_K_BASE, base_path, sizeof base_path) || !wire_text(m, WIRE_K_PATH, path, sizeof path))
-        goto out;
-    if (wire_view(m, WIRE_K_TEXTS, &texts, &bytes))
-        text = wire_list_next(texts, bytes, &at);
-    if ((e = worker_engine(w, NULL, 0, &engine, why)) ||
-        (e = open_model(w, path, engine, EVAL_CONTEXT, &variant, why)))
-        goto out;
-    wire_init(&answer, WIRE_DONE, w->id);
-    if ((e = test_speed(w, &variant, &answer, why)))
-        goto out;
-    const struct model_info *info = model_info(variant.model);
-    wire_put_f64(&answer, WIRE_K_BPW, (double)gguf_bytes(variant.gguf) * 8 / (double)info->parameters);
-    wire_put_text(&answer, WIRE_K_PLUGIN, engine->ops.name);
-    if (text) {
-        if ((e = open_model(w, base_path, engine, EVAL_CONTEXT, &base, why)) ||
-            (e = eval_file(w, &variant, &base, text, &result, why)))
-            goto out;
-        put_eval(&answer, &result);
-    }
-    worker_reply(w, &answer);
-out:
-    if (e)
-        worker_fail(w, e, why[0] ? why : err_name(e));
-    close_opened(&base);
-    close_opened(&variant);
-    engine_close(engine);
-}
-
 /* ---- benchmark ---- */
 
 static void fill_row(struct message_row *row, const char *kind, uint32_t tokens, uint32_t repetitions,
@@ -301,7 +191,7 @@ static void fill_row(struct message_row *row, const char *kind, uint32_t tokens,
     row->energy_j = (float)speed->energy_j;
 }
 
-static enum err bench(struct worker_self *w, const struct wire *m, struct opened *o, struct engine *engine,
+static enum err bench(struct worker_self *w, const struct wire *m, struct worker_task_model *o, struct engine *engine,
                       struct message_result *r, char why[WORKER_WHY])
 {
     uint32_t prompt = (uint32_t)wire_u64(m, WIRE_K_PROMPT, 0), generate = (uint32_t)wire_u64(m, WIRE_K_GENERATE, 0);
@@ -330,7 +220,7 @@ void worker_bench(struct worker_self *w, const struct wire *m)
     static struct message_result r;
     static uint8_t bytes[32 << 10];
     char path[900], plugin[WORKER_NAME], why[WORKER_WHY] = "";
-    struct opened o = {0};
+    struct worker_task_model o = {0};
     struct engine *engine = NULL;
     uint64_t prompt = wire_u64(m, WIRE_K_PROMPT, 0), generate = wire_u64(m, WIRE_K_GENERATE, 0);
     uint32_t context = (uint32_t)(prompt > generate ? prompt : generate);
@@ -339,7 +229,7 @@ void worker_bench(struct worker_self *w, const struct wire *m)
     if (!wire_text(m, WIRE_K_PATH, path, sizeof path) || !wire_text(m, WIRE_K_PLUGIN, plugin, sizeof plugin))
         goto out;
     if ((e = worker_engine(w, plugin, (uint32_t)wire_u64(m, WIRE_K_THREADS, 0), &engine, why)) ||
-        (e = open_model(w, path, engine, context < 64 ? 64 : context, &o, why)))
+        (e = worker_task_open(w, path, engine, context < 64 ? 64 : context, NULL, &o, why)))
         goto out;
     const struct model_info *info = model_info(o.model);
     snprintf(r.model_text, sizeof r.model_text, "%.24s %.1fM", info->architecture, (double)info->parameters / 1e6);
@@ -360,7 +250,7 @@ void worker_bench(struct worker_self *w, const struct wire *m)
 out:
     if (e)
         worker_fail(w, e, why[0] ? why : err_name(e));
-    close_opened(&o);
+    worker_task_close(&o);
     engine_close(engine);
 }
 
@@ -403,7 +293,7 @@ static void compare(const float *p, const float *q, uint32_t n, struct differenc
 }
 
 /* Both walk the tokens in small steps; logits of the base wait in `kept` while the variant runs. */
-static enum err run_shadow(struct worker_self *w, struct opened *base, struct opened *variant, const uint32_t *tokens,
+static enum err run_shadow(struct worker_self *w, struct worker_task_model *base, struct worker_task_model *variant, const uint32_t *tokens,
                            uint32_t count, uint32_t prefix, struct difference *d)
 {
     const uint32_t n = model_info(base->model)->vocabulary;
@@ -436,9 +326,10 @@ static enum err run_shadow(struct worker_self *w, struct opened *base, struct op
 void worker_shadow(struct worker_self *w, const struct wire *m)
 {
     char base_path[900], path[900], why[WORKER_WHY] = "";
-    struct opened base = {0}, variant = {0};
+    struct worker_task_model base = {0}, variant = {0};
     struct engine *engine = NULL;
     struct difference d = {0};
+    struct model_options setting = {0}; /* as it serves */
     uint32_t *tokens = NULL;
     const void *view;
     size_t bytes;
@@ -446,6 +337,7 @@ void worker_shadow(struct worker_self *w, const struct wire *m)
     if (!wire_text(m, WIRE_K_BASE, base_path, sizeof base_path) || !wire_text(m, WIRE_K_PATH, path, sizeof path) ||
         !wire_view(m, WIRE_K_TOKENS, &view, &bytes) || bytes < 8)
         goto out;
+    worker_task_setting(m, &setting);
     uint32_t prefix = (uint32_t)wire_u64(m, WIRE_K_PREFIX, 1), count = (uint32_t)(bytes / 4);
     if (!(tokens = malloc(bytes))) {
         e = ERR_MEMORY;
@@ -456,8 +348,8 @@ void worker_shadow(struct worker_self *w, const struct wire *m)
     if (nice(19) == -1 && errno)
         log_debug("worker: a shadow run cannot be nice");
     if ((e = worker_engine(w, NULL, 0, &engine, why)) ||
-        (e = open_model(w, base_path, engine, count, &base, why)) ||
-        (e = open_model(w, path, engine, count, &variant, why)) ||
+        (e = worker_task_open(w, base_path, engine, count, NULL, &base, why)) ||
+        (e = worker_task_open(w, path, engine, count, &setting, &variant, why)) ||
         (e = run_shadow(w, &base, &variant, tokens, count, prefix, &d)))
         goto out;
     struct wire answer;
@@ -471,7 +363,7 @@ out:
     if (e)
         worker_fail(w, e, why[0] ? why : err_name(e));
     free(tokens);
-    close_opened(&variant);
-    close_opened(&base);
+    worker_task_close(&variant);
+    worker_task_close(&base);
     engine_close(engine);
 }

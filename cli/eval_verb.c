@@ -25,13 +25,13 @@ static const struct cli_option options[] = {
      .offset = offsetof(struct eval_settings, gates),
      .help = "fail with status 1 beyond it: kld_mean, worst_kld_mean, dppl_percent, ..."},
     {.name = "plan", .kind = CLI_TEXT, .value = "RECIPE.yaml", .offset = offsetof(struct eval_settings, plan),
-     .help = "take the gates of this recipe"},
+     .help = "take gates, cache and activations of this recipe"},
     {.name = "context", .kind = CLI_INT, .value = "N", .preset = "512", .minimum = 8, .maximum = 1 << 20,
      .offset = offsetof(struct eval_settings, context), .help = "tokens of a window; the second half is scored"},
     {.name = "windows", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 1e9,
      .offset = offsetof(struct eval_settings, windows), .help = "stop after so many; default: the whole text"},
-    {.name = "cache", .kind = CLI_CHOICE, .choices = OPEN_MODEL_CACHES, .preset = "f16",
-     .offset = offsetof(struct eval_settings, cache), .help = "type of keys and values"},
+    {.name = "cache", .kind = CLI_CHOICE, .choices = OPEN_MODEL_CACHES,
+     .offset = offsetof(struct eval_settings, cache), .help = "type of keys and values (default f16)"},
     {.name = "activation-bits", .kind = CLI_CHOICE, .choices = "16|8|4",
      .offset = offsetof(struct eval_settings, activation_bits),
      .help = "round the input of every linear to so many bits; default: as the plugin does"},
@@ -145,31 +145,30 @@ static int evaluate(struct cli_call *call, struct open_model *m, struct open_mod
     return texts_verdict(call, &verdicts);
 }
 
-/* The recipe's gates, and those of the command line over them. */
-static int take_gates(struct cli_call *call, struct recipe_gates *gates)
+/* The recipe's gates, cache and activations, and those of the command line over them. */
+static int take_recipe(struct cli_call *call, struct recipe_gates *gates, struct model_options *o)
 {
-    const struct eval_settings *s = call->settings;
+    static const uint32_t bits[] = {16, 8, 4};
     static struct recipe r;
+    const struct eval_settings *s = call->settings;
     struct fault f = {""};
     const enum err e = s->plan ? recipe_load(s->plan, &r, &f) : ERR_NONE;
     if (e)
         return cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s", f.text);
     *gates = r.gates;
+    judge_model_options(r.cache_type, s->plan ? r.activation_bits : 8, o);
+    if (s->cache >= 0)
+        o->cache_k = o->cache_v = open_model_cache(s->cache);
+    if (s->activation_bits >= 0) /* asked for: weights of floats take them too */
+        o->rounding.bits = bits[s->activation_bits];
     return texts_gates(call, &s->gates, gates);
 }
 
 static int eval(struct cli_call *call)
 {
-    static const uint32_t bits[] = {0, 16, 8, 4};
     const struct eval_settings *s = call->settings;
-    const struct model_options o = {.context = (uint32_t)s->context,
-                                    .head_rows = 16,
-                                    .cache_k = open_model_cache(s->cache),
-                                    .cache_v = open_model_cache(s->cache),
-                                    .rounding = {.bits = bits[s->activation_bits + 1]}};
-    struct model_options plain = o; /* the base is what it is */
-    plain.rounding.bits = 0;
-    plain.cache_k = plain.cache_v = HAL_F16;
+    const struct model_options plain = {.context = (uint32_t)s->context, .head_rows = 16};
+    struct model_options o = plain; /* the base stays as it is */
     struct open_model m = {NULL, NULL, NULL}, base = {NULL, NULL, NULL};
     struct engine *e = NULL;
     static struct texts texts;
@@ -178,7 +177,7 @@ static int eval(struct cli_call *call)
     if (status == CLI_DONE && texts.count == 0)
         status = cli_fail(call, CLI_USAGE, NULL, NULL, "expected --text or --language; see tare eval --help");
     if (status == CLI_DONE)
-        status = take_gates(call, &gates);
+        status = take_recipe(call, &gates, &o);
     if (status == CLI_DONE)
         status = cli_engine_open(call, &e);
     if (status == CLI_DONE)

@@ -27,6 +27,7 @@ struct quantize_settings {
     struct cli_list texts, languages;
     int64_t tokens;
     struct cli_list eval_texts, eval_languages, gates;
+    int cache, activations;
     int64_t seed;
     const char *report;
     bool dry_run, measure, export;
@@ -61,6 +62,11 @@ static const struct cli_option options[] = {
      .offset = offsetof(struct quantize_settings, eval_texts), .help = "measure the result on these against the base"},
     {.name = "eval-language", .kind = CLI_LIST, .value = "en=FILE", .is_greedy = true,
      .offset = offsetof(struct quantize_settings, eval_languages), .help = "the same per language"},
+    {.name = "cache", .kind = CLI_CHOICE, .choices = "f16|q8_0|q4_0",
+     .offset = offsetof(struct quantize_settings, cache),
+     .help = "keys and values that it will be served with: measured so (default f16)"},
+    {.name = "activation-bits", .kind = CLI_CHOICE, .choices = "16|8|4",
+     .offset = offsetof(struct quantize_settings, activations), .help = "the same of activations (default 8, as plugins do)"},
     {.name = "gate", .kind = CLI_LIST, .value = "NAME=LIMIT", .is_greedy = true,
      .offset = offsetof(struct quantize_settings, gates),
      .help = "beyond it the result stays OUT.gguf.refused, status 1: kld_mean, worst_kld_mean, dppl_percent, top1, ..."},
@@ -138,6 +144,7 @@ static void end_stage(struct job *j, const char *name)
 
 static int take_recipe(struct job *j)
 {
+    static const uint32_t cache_types[] = {HAL_F16, HAL_Q8_0, HAL_Q4_0}, activation_bits[] = {16, 8, 4};
     const struct quantize_settings *s = j->settings;
     struct recipe *r = &j->recipe;
     recipe_default(r);
@@ -164,6 +171,10 @@ static int take_recipe(struct job *j)
     }
     if (s->export)
         r->goal = RECIPE_EXPORT;
+    if (s->cache >= 0)
+        r->cache_type = cache_types[s->cache];
+    if (s->activations >= 0)
+        r->activation_bits = activation_bits[s->activations];
     if (s->method && (r->method = recipe_method_parse(s->method)) >= RECIPE_SCHEME)
         return cli_fail(j->call, CLI_USAGE, NULL, "--method",
                         "'%s': expected rtn, search, awq, gptq, gptq+awq or cascade", s->method);
@@ -266,6 +277,8 @@ static enum err judge_part(void *context, const char *path, uint64_t bytes, stru
         const struct judge_options o = {.text = j->eval_texts.text,
                                         .texts = j->eval_texts.count,
                                         .context_least = 64,
+                                        .cache_type = j->plan->cache_type,
+                                        .activation_bits = j->plan->activation_bits,
                                         .progress = texts_show,
                                         .progress_context = &bar};
         e = judge_files(path, j->call->operand[0], j->engine, &o, &j->judge, f);

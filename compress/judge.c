@@ -36,10 +36,9 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static enum err add_text(struct work *w, const struct calibrate_text *t)
+static enum err add_stream(struct work *w, const char *name, const char *text, size_t bytes)
 {
     struct judge *j = w->out;
-    const char *name = t->language && t->language[0] ? t->language : "text";
     uint32_t i = 0;
     while (i < j->languages && strcmp(j->language[i].name, name) != 0)
         i++;
@@ -49,24 +48,46 @@ static enum err add_text(struct work *w, const struct calibrate_text *t)
     if (i == j->languages)
         strcpy(j->language[j->languages++].name, name);
     struct stream *s = &w->stream[i];
+    char *longer = realloc(s->text, s->bytes + bytes + 1);
+    if (!longer)
+        return ERR_MEMORY;
+    memcpy(longer + s->bytes, text, bytes);
+    s->text = longer;
+    s->bytes += bytes;
+    return ERR_NONE;
+}
+
+/* "\fNAME\n" begins a language; text behind it, up to the next one, is that language's. */
+static enum err add_sections(struct work *w, const char *path, const char *text, size_t bytes)
+{
+    enum err e = ERR_NONE;
+    for (size_t at = 0, end; at < bytes && !e; at = end) {
+        char name[JUDGE_NAME_MAX];
+        const char *line = memchr(text + at, '\n', bytes - at);
+        const size_t length = line ? (size_t)(line - (text + at)) - 1 : 0;
+        if (length == 0 || length >= sizeof name)
+            return fault_set(w->fault, ERR_ARGUMENT, "%s: expected a language of 1 to %d bytes behind a form feed", path,
+                             JUDGE_NAME_MAX - 1);
+        memcpy(name, text + at + 1, length);
+        name[length] = 0;
+        end = (size_t)(line - text) + 1;
+        const size_t from = end;
+        while (end < bytes && !(text[end] == '\f' && text[end - 1] == '\n'))
+            end++;
+        e = add_stream(w, name, text + from, end - from);
+    }
+    return e;
+}
+
+static enum err add_text(struct work *w, const struct calibrate_text *t)
+{
     char *text = NULL;
     size_t bytes = 0;
     enum err e = calibrate_windows_read(t->path, &text, &bytes, w->fault);
-    if (e)
-        return e;
-    if (s->bytes == 0) {
-        free(s->text);
-        *s = (struct stream){text, bytes};
-        return ERR_NONE;
-    }
-    char *longer = realloc(s->text, s->bytes + bytes + 1);
-    if (longer) {
-        memcpy(longer + s->bytes, text, bytes);
-        s->text = longer;
-        s->bytes += bytes;
-    } else {
-        e = ERR_MEMORY;
-    }
+    if (!e && bytes > 0 && text[0] == '\f')
+        e = add_sections(w, t->path, text, bytes);
+    else if (!e)
+        e = add_stream(w, t->language && t->language[0] ? t->language : "text", text, bytes);
     free(text);
     return e;
 }
@@ -140,11 +161,19 @@ out:
     return e;
 }
 
+void judge_model_options(uint32_t cache_type, uint32_t activation_bits, struct model_options *o)
+{
+    o->cache_k = o->cache_v = cache_type; /* 0: the model's F16 */
+    o->rounding = (struct model_rounding){.bits = activation_bits == 8 ? 0 : activation_bits};
+}
+
 enum err judge_files(const char *path, const char *base_path, struct engine *engine,
                      const struct judge_options *options, struct judge *out, struct fault *f)
 {
-    const struct model_options o = {.context = options->context ? options->context : CONTEXT_DEFAULT,
-                                    .head_rows = HEAD_ROWS};
+    struct model_options o[2] = {{.context = options->context ? options->context : CONTEXT_DEFAULT,
+                                  .head_rows = HEAD_ROWS}};
+    o[1] = o[0];
+    judge_model_options(options->cache_type, options->activation_bits, &o[0]);
     const char *const paths[2] = {path, base_path};
     char reason[GGUF_REASON_BYTES] = "";
     struct gguf *file[2] = {NULL, NULL};
@@ -153,7 +182,7 @@ enum err judge_files(const char *path, const char *base_path, struct engine *eng
     enum err e = ERR_NONE;
     for (uint32_t i = 0; !e && i < 2; i++)
         if (!(e = gguf_open(paths[i], &file[i], reason)))
-            e = model_open(file[i], engine, &o, &model[i], reason);
+            e = model_open(file[i], engine, &o[i], &model[i], reason);
     if (!e)
         e = tokenizer_open(file[1], &t, reason);
     if (e)

@@ -2,7 +2,8 @@
  * was measured keeps the gates.
  *
  * All texts of one language are one stream. "All" takes every scored token of every language alike; the
- * worst language is found per measure.
+ * worst language is found per measure. A text that begins with a form feed holds several: each line of a
+ * form feed and a name ("\fde") begins that language's.
  */
 #ifndef JUDGE_H
 #define JUDGE_H
@@ -27,6 +28,8 @@ struct judge_options {
     uint32_t context_least; /* where a text has less than two windows all are measured in shorter ones, down
                              * to this; 0: never */
     uint32_t windows;       /* per language at most; 0: all */
+    uint32_t cache_type;      /* of the variant, for judge_files: enum hal_type; 0: F16. The base keeps F16. */
+    uint32_t activation_bits; /* the same; as a plan says them; 0: 8 */
     bool (*progress)(void *context, const struct judge_progress *p); /* false: ERR_CANCELLED; or NULL */
     void *progress_context;
 };
@@ -43,6 +46,9 @@ struct judge {
     struct judge_language language[JUDGE_LANGUAGES_MAX];
     double seconds; /* wall time */
 };
+
+/* How a model must be opened to answer with a plan's cache and activations; the rest of o stays. */
+void judge_model_options(uint32_t cache_type, uint32_t activation_bits, struct model_options *o);
 
 /* Measure. reference NULL: no comparison. out is some kilobytes. Errors: ERR_IO, ERR_ARGUMENT (a text that is
  * too short, too many languages), ERR_MISMATCH, ERR_CANCELLED, ERR_MEMORY and those of model_step. */

@@ -36,6 +36,9 @@ struct plan_tensor {
     bool is_fallback;   /* the row did not divide into a block of the wanted type */
 };
 
+/* Keys of the wire form that an agent reads without the rest. */
+enum { PLAN_KEY_CACHE = 7, PLAN_KEY_ACTIVATIONS = 8 };
+
 struct plan {
     char name[RECIPE_NAME_MAX]; /* of the recipe */
     char base_sha256[65];

@@ -126,7 +126,8 @@ static enum err put_files(struct registry_txn *t, const struct release_request *
                           const struct recipe *recipe, json_t *doc, char why[RELEASE_WHY])
 {
     static const uint32_t measured = 1u << RECIPE_DPPL_PERCENT | 1u << RECIPE_KLD_MEAN |
-                                     1u << RECIPE_KLD_P99 | 1u << RECIPE_TOP1;
+                                     1u << RECIPE_KLD_P99 | 1u << RECIPE_TOP1 |
+                                     1u << RECIPE_WORST_DPPL_PERCENT | 1u << RECIPE_WORST_KLD_MEAN;
     enum err e = find_file(t, "base", request->model, doc, "base", why);
     if (!e && !doc_text(doc, "base")[0])
         e = fail(why, ERR_ARGUMENT, "%s", "model: expected the name or digest of a registered base");

@@ -86,10 +86,15 @@ enum job_code {
     JOB_GATE_DECODE = 53,
     JOB_GATE_PREFILL = 54,
     JOB_GATE_RSS = 55,
+    JOB_GATE_KLD_P99 = 56,
+    JOB_GATE_FILE = 57,
+    JOB_GATE_WORST_DPPL = 58, /* of the worst language */
+    JOB_GATE_WORST_KLD = 59,
     JOB_TRIAL_CRASH = 60,
     JOB_TRIAL_ERRORS = 61,   /* requests failed */
     JOB_TRIAL_RESTARTS = 62, /* the agent restarted too often during the trial */
     JOB_TRIAL_SILENT = 63,   /* trial could not be proved in time */
+    JOB_GATE_ENERGY = 64,
     JOB_CANCELLED = 70,
     JOB_REVERTED = 71,
     JOB_SUPERSEDED = 72 /* a newer plan took its place */

@@ -62,7 +62,8 @@ void fixture_close(struct fixture *f)
 {
     static const char *const variables[] = {"STUB_FETCH", "STUB_VERIFY", "STUB_DERIVE", "STUB_SELFTEST", "STUB_SERVE",
                                             "STUB_BENCH", "STUB_SHADOW", "STUB_PROBE",  "STUB_ONCE",     "STUB_KLD",
-                                            "STUB_DECODE", "STUB_DIGEST", "STUB_DIE_AT", "STUB_TOKEN_MS", "STUB_CANCELS"};
+                                            "STUB_DECODE", "STUB_DIGEST", "STUB_DIE_AT", "STUB_TOKEN_MS", "STUB_CANCELS",
+                                            "STUB_GATE"};
     for (size_t i = 0; i < sizeof variables / sizeof variables[0]; i++)
         unsetenv(variables[i]);
     loop_close(f->loop);

@@ -230,6 +230,7 @@ static void expect_failure(const char *variable, const char *value, uint32_t sta
 static void test_failures(void)
 {
     expect_failure("STUB_KLD", "0.9", JOB_FAILED, JOB_GATE_KLD);
+    expect_failure("STUB_GATE", "9", JOB_FAILED, JOB_GATE_WORST_KLD);
     expect_failure("STUB_DIGEST", "7", JOB_FAILED, JOB_FAIL_MISMATCH);
     expect_failure("STUB_DERIVE", "damaged", JOB_FAILED, JOB_FAIL_MISMATCH);
 }
