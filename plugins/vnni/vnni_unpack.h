@@ -364,4 +364,11 @@ INLINE void unpack_pair_scales(uint32_t type, const uint8_t *cell, uint32_t g, i
     *minimum = vi_shr16(pair, 4);
 }
 
+/* ---- every type ---- */
+
+#define UNPACK_FOR_EACH_TYPE(CASE)                                                                        \
+    CASE(HAL_Q4_0) CASE(HAL_Q4_1) CASE(HAL_Q5_0) CASE(HAL_Q5_1) CASE(HAL_Q8_0) CASE(HAL_Q2_K)      \
+    CASE(HAL_Q3_K) CASE(HAL_Q4_K) CASE(HAL_Q5_K) CASE(HAL_Q6_K) CASE(HAL_IQ4_NL) CASE(HAL_IQ4_XS)      \
+    CASE(HAL_NF4)
+
 #endif
