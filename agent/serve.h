@@ -74,6 +74,12 @@ enum serve_state { SERVE_NOTHING = 0, SERVE_LOADING = 1, SERVE_READY = 2 };
 enum serve_state serve_state(const struct serve *s);
 /* The variant that the next request goes to; false: none. */
 bool serve_variant(const struct serve *s, uint8_t variant[32]);
+/* What that variant can do, once its worker is ready; can: enum wire_can, or-ed. */
+struct serve_abilities {
+    uint64_t can;
+    uint32_t context, width;
+};
+bool serve_abilities(const struct serve *s, struct serve_abilities *out);
 uint64_t serve_rss(const struct serve *s);   /* of the workers */
 pid_t serve_pid(const struct serve *s);      /* of the main worker, or -1 */
 bool serve_is_idle(const struct serve *s);   /* no request runs or waits */
@@ -86,12 +92,19 @@ void serve_set_rate(struct serve *s, double rate);
 
 struct serve_request;
 
-/* All strings are copied by serve_submit. */
+/* What a request brings. */
+enum serve_form {
+    SERVE_TEXT = 0, /* a prompt */
+    SERVE_TOKENS,   /* a prompt as u32 */
+    SERVE_CHAT,     /* a list: role, content, ... */
+    SERVE_INPUTS    /* texts and tokens to turn into vectors, as WIRE_K_INPUTS */
+};
+
+/* All bytes are copied by serve_submit. */
 struct serve_ask {
-    const char *prompt; /* NULL: chat */
-    size_t prompt_bytes;
-    const void *chat; /* a list: role, content, ... */
-    size_t chat_bytes;
+    enum serve_form form;
+    const void *input;
+    size_t input_bytes;
     const void *stop; /* a list */
     size_t stop_bytes;
     uint32_t max_tokens; /* 0: as many as the context holds */
@@ -102,6 +115,8 @@ struct serve_ask {
     void *context;
     /* top: packed choices, the chosen one first: [f32 logprob][u8 bytes][text] each; NULL without. */
     void (*token)(void *context, const char *text, size_t bytes, const uint8_t *top, size_t top_bytes);
+    /* SERVE_INPUTS: a vector for each input, in order. */
+    void (*vector)(void *context, const float *values, size_t count);
     /* error and why, or how it ended. Called once, last; never from serve_submit. */
     void (*end)(void *context, enum err error, const char *why, uint32_t reason, const struct serve_usage *usage);
 };

@@ -32,14 +32,16 @@ enum wire_kind {
     WIRE_CANCEL = 11,
     WIRE_COLLECT = 12, /* -> STATS, one per chunk, the last with LAST; then the window begins anew */
     WIRE_WINDOW = 13,  /* RATE: share of the steps whose activations are measured from now on */
+    WIRE_EMBED = 14,   /* INPUTS, PREFIX (inputs to pass over) -> VECTOR for each, then END */
     /* from the worker */
-    WIRE_READY = 32,
+    WIRE_READY = 32,    /* CAN, CONTEXT, WIDTH */
     WIRE_PROGRESS = 33, /* PPM; proof that it is alive as well */
     WIRE_DONE = 34,
     WIRE_FAILED = 35, /* ERR, TEXT */
     WIRE_TOKEN = 36,  /* TEXT (whole characters, may be empty), TOKENS [1], LOGPROB, TOP */
     WIRE_END = 37,    /* REASON, PROMPT, CACHED, GENERATE, PREFILL_US, DECODE_US; or ERR, TEXT */
-    WIRE_STATS = 38
+    WIRE_STATS = 38,
+    WIRE_VECTOR = 39 /* VECTOR */
 };
 
 enum wire_key {
@@ -105,10 +107,17 @@ enum wire_key {
     WIRE_K_CACHED,      /* u64: tokens of the prompt that were in the cache */
     WIRE_K_CACHE,       /* u64: enum hal_type of the cache */
     WIRE_K_ACTIVATIONS, /* u64 bits, as a plan says them */
-    WIRE_K_GATE         /* u64: enum recipe_gate that was missed, TEXT says how; RECIPE_GATES: not measured */
+    WIRE_K_GATE,        /* u64: enum recipe_gate that was missed, TEXT says how; RECIPE_GATES: not measured */
+    WIRE_K_PROMPT_IDS,  /* bytes: u32 little-endian tokens, instead of PROMPT */
+    WIRE_K_INPUTS,      /* bytes: for each [u8 enum wire_input][u32 bytes][bytes] */
+    WIRE_K_VECTOR,      /* bytes: f32 little-endian */
+    WIRE_K_CAN,         /* u64: enum wire_can, or-ed */
+    WIRE_K_WIDTH        /* u64: values of a vector */
 };
 
 enum wire_reason { WIRE_STOPPED = 1, WIRE_LENGTH = 2 };
+enum wire_input { WIRE_INPUT_TEXT = 1, WIRE_INPUT_TOKENS = 2 };
+enum wire_can { WIRE_CAN_COMPLETE = 1, WIRE_CAN_CHAT = 2, WIRE_CAN_EMBED = 4 };
 
 struct wire_field {
     uint32_t key;

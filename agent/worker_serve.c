@@ -31,12 +31,13 @@ static void drop(struct worker_server *v, struct worker_sequence *s)
     sample_close(s->sampler);
     free(s->stop);
     free(s->held);
+    worker_embed_free(s->embedding);
     memset(s, 0, sizeof *s);
     v->active--;
 }
 
-static void say_end(struct worker_server *v, struct worker_sequence *s, uint64_t id, uint32_t reason, enum err error,
-                    const char *why)
+void worker_serve_end(struct worker_server *v, struct worker_sequence *s, uint64_t id, uint32_t reason, enum err error,
+                      const char *why)
 {
     struct wire m;
     wire_init(&m, WIRE_END, id);
@@ -165,7 +166,7 @@ static bool take_token(struct worker_server *v, struct worker_sequence *s, const
     if (is_last && !is_end)
         bytes += tokenizer_stream_end(&s->stream, piece + bytes);
     if (bytes && !hold(s, piece, bytes)) {
-        say_end(v, s, s->id, 0, ERR_MEMORY, "no memory for the answer");
+        worker_serve_end(v, s, s->id, 0, ERR_MEMORY, "no memory for the answer");
         return false;
     }
     size_t say = sayable(s, &is_stopped);
@@ -177,7 +178,7 @@ static bool take_token(struct worker_server *v, struct worker_sequence *s, const
         memmove(s->held, s->held + say, s->held_bytes - say);
     s->held_bytes -= say;
     if (is_stopped || is_last) {
-        say_end(v, s, s->id, is_end || is_stopped ? WIRE_STOPPED : WIRE_LENGTH, ERR_NONE, NULL);
+        worker_serve_end(v, s, s->id, is_end || is_stopped ? WIRE_STOPPED : WIRE_LENGTH, ERR_NONE, NULL);
         return false;
     }
     return true;
@@ -208,6 +209,23 @@ static enum err set_options(struct worker_server *v, struct worker_sequence *s, 
     return sample_open(&o, model_info(v->model)->vocabulary, &s->sampler);
 }
 
+/* A prompt that came as tokens. */
+static enum err copy_tokens(struct worker_server *v, const void *ids, size_t bytes, size_t *count,
+                            char why[WORKER_WHY])
+{
+    *count = bytes / 4;
+    if (*count > v->context)
+        return ERR_FULL;
+    memcpy(v->prompt, ids, *count * 4);
+    for (size_t i = 0; i < *count; i++)
+        if (v->prompt[i] >= model_info(v->model)->vocabulary) {
+            snprintf(why, WORKER_WHY, "token %u is not in the vocabulary of %u", v->prompt[i],
+                     model_info(v->model)->vocabulary);
+            return ERR_ARGUMENT;
+        }
+    return ERR_NONE;
+}
+
 static enum err set_prompt(struct worker_server *v, struct worker_sequence *s, const struct wire *m, char why[WORKER_WHY])
 {
     const void *text;
@@ -215,6 +233,8 @@ static enum err set_prompt(struct worker_server *v, struct worker_sequence *s, c
     enum err e;
     if (wire_view(m, WIRE_K_PROMPT, &text, &bytes))
         e = tokenizer_encode(v->tokenizer, text, bytes, true, true, v->prompt, v->context, &count);
+    else if (wire_view(m, WIRE_K_PROMPT_IDS, &text, &bytes))
+        e = copy_tokens(v, text, bytes, &count, why);
     else if (wire_view(m, WIRE_K_CHAT, &text, &bytes))
         e = worker_chat(v, text, bytes, v->prompt, v->context, &count, why);
     else
@@ -238,7 +258,7 @@ static enum err set_prompt(struct worker_server *v, struct worker_sequence *s, c
     uint64_t most = wire_u64(m, WIRE_K_GENERATE, 0);
     uint32_t room = v->context - s->prompt;
     s->most = most && most < room ? (uint32_t)most : room;
-    tokenizer_stream_start(&s->stream, wire_view(m, WIRE_K_PROMPT, &text, &bytes), false);
+    tokenizer_stream_start(&s->stream, !wire_view(m, WIRE_K_CHAT, &text, &bytes), false);
     return ERR_NONE;
 }
 
@@ -252,16 +272,24 @@ static void begin(struct worker_server *v, const struct wire *m)
         if (!v->sequence[i].used)
             s = &v->sequence[i];
     if (!s) {
-        say_end(v, NULL, m->id, 0, ERR_FULL, "every place is taken");
+        worker_serve_end(v, NULL, m->id, 0, ERR_FULL, "every place is taken");
         return;
     }
     s->used = true;
     v->active++;
-    enum err e = set_options(v, s, m);
-    if (!e)
-        e = set_prompt(v, s, m, why);
+    enum err e = ERR_NONE;
+    if (m->kind == WIRE_EMBED) {
+        e = worker_embed_begin(v, s, m, why);
+    } else if (model_info(v->model)->is_encoder) {
+        snprintf(why, sizeof why, "this model gives embeddings, it does not answer");
+        e = ERR_ARGUMENT;
+    } else {
+        e = set_options(v, s, m);
+        if (!e)
+            e = set_prompt(v, s, m, why);
+    }
     if (e) {
-        say_end(v, NULL, m->id, 0, e, why[0] ? why : err_name(e));
+        worker_serve_end(v, NULL, m->id, 0, e, why[0] ? why : err_name(e));
         drop(v, s);
         return;
     }
@@ -294,7 +322,7 @@ static void fail_all(struct worker_server *v, enum err error)
         struct worker_sequence *s = &v->sequence[i];
         if (!s->used)
             continue;
-        say_end(v, s, s->id, 0, error, "the engine failed");
+        worker_serve_end(v, s, s->id, 0, error, "the engine failed");
         drop(v, s);
     }
 }
@@ -348,7 +376,7 @@ static void choose_tokens(struct worker_server *v, uint32_t count)
         const float *mine = logits + (size_t)(row++ % most) * words;
         const enum err failed = e ? e : sample_next(s->sampler, mine, &choice);
         if (failed) {
-            say_end(v, s, s->id, 0, failed, "no token can be chosen");
+            worker_serve_end(v, s, s->id, 0, failed, "no token can be chosen");
             drop(v, s);
         } else if (!take_token(v, s, &choice, mine, false)) {
             drop(v, s);
@@ -359,6 +387,8 @@ static void choose_tokens(struct worker_server *v, uint32_t count)
 static void step(struct worker_server *v)
 {
     uint32_t count = plan_runs(v);
+    if (count == 0)
+        return; /* vectors only */
     bool observes = v->rate > 0 && (double)randombytes_uniform(1u << 20) < v->rate * (1 << 20);
     if (worker_window_observe(v, observes))
         log_warning("worker: activations cannot be observed");
@@ -374,10 +404,23 @@ static void step(struct worker_server *v)
     worker_beat(v->w, 0, 0);
 }
 
+static void step_embeddings(struct worker_server *v)
+{
+    for (uint32_t i = 0; i < v->sequences; i++) {
+        struct worker_sequence *s = &v->sequence[i];
+        if (!s->embedding)
+            continue;
+        if (!worker_embed_step(v, s))
+            drop(v, s);
+        worker_beat(v->w, 0, 0);
+    }
+}
+
 static void hear(struct worker_server *v, const struct wire *m)
 {
     switch (m->kind) {
-    case WIRE_GENERATE: begin(v, m); break;
+    case WIRE_GENERATE:
+    case WIRE_EMBED: begin(v, m); break;
     case WIRE_CANCEL: cancel(v, m->id); break;
     case WIRE_COLLECT: worker_window_collect(v); break;
     case WIRE_WINDOW: v->rate = wire_f64(m, WIRE_K_RATE, v->rate); break;
@@ -402,12 +445,27 @@ static void run(struct worker_server *v)
         }
         if (v->active)
             step(v);
+        if (v->active)
+            step_embeddings(v);
     }
 }
 
 static void on_load(void *context, uint64_t done, uint64_t total)
 {
     worker_beat(context, done, total);
+}
+
+static void say_ready(struct worker_server *v)
+{
+    const struct model_info *info = model_info(v->model);
+    uint32_t pooling;
+    struct wire m;
+    wire_init(&m, WIRE_READY, v->w->id);
+    wire_put_u64(&m, WIRE_K_CAN, (info->is_encoder ? 0 : (uint64_t)WIRE_CAN_COMPLETE | (v->chat ? WIRE_CAN_CHAT : 0)) |
+                                     (embed_pooling(v->gguf, &pooling) ? 0 : WIRE_CAN_EMBED));
+    wire_put_u64(&m, WIRE_K_CONTEXT, v->context);
+    wire_put_u64(&m, WIRE_K_WIDTH, info->width);
+    worker_reply(v->w, &m);
 }
 
 static enum err open_all(struct worker_server *v, const struct wire *m, char why[WORKER_WHY])
@@ -434,8 +492,10 @@ static enum err open_all(struct worker_server *v, const struct wire *m, char why
         e = gguf_open(path, &v->gguf, why);
     if (!e)
         e = tokenizer_open(v->gguf, &v->tokenizer, why);
-    if (!e)
+    if (!e) {
         worker_chat_open(v);
+        o.context = worker_embed_context(v->gguf, o.context);
+    }
     if (!e)
         e = worker_open_model(v->gguf, v->engine, &o, &v->model, why);
     if (!e)
@@ -458,9 +518,7 @@ enum err worker_serve(struct worker_self *w, const struct wire *m)
     if (e) {
         worker_fail(w, e, why[0] ? why : err_name(e));
     } else {
-        struct wire ready;
-        wire_init(&ready, WIRE_READY, w->id);
-        worker_reply(w, &ready);
+        say_ready(&v);
         run(&v);
         for (uint32_t i = 0; i < v.sequences; i++)
             if (v.sequence[i].used)
@@ -472,6 +530,7 @@ enum err worker_serve(struct worker_self *w, const struct wire *m)
     free(v.prompt);
     worker_texts_close(&v.texts);
     worker_window_close(&v);
+    worker_embed_close(&v);
     model_close(v.model);
     chat_close(v.chat);
     tokenizer_close(v.tokenizer);

@@ -6,6 +6,7 @@
 #include "agent/worker_text.h"
 #include "compress/profile.h"
 #include "model/chat.h"
+#include "model/embed.h"
 #include "model/model.h"
 #include "model/sample.h"
 #include "model/tokenizer.h"
@@ -28,6 +29,7 @@ struct worker_sequence {
     char *held;        /* text that is not said yet: it may begin a stop string */
     size_t held_bytes, held_capacity;
     uint64_t from_us, first_us;
+    struct worker_embedding *embedding; /* it wants vectors; NULL: an answer */
 };
 
 struct worker_server {
@@ -41,6 +43,8 @@ struct worker_server {
     struct worker_texts texts;
     uint32_t sequences, context, active;
     struct worker_sequence *sequence;
+    uint32_t pooling;
+    float *embed_rows, *embed_vector; /* made by the first request for vectors */
     struct model_run *runs;
     struct worker_sequence **running; /* [sequences] whose runs they are */
     uint32_t *prompt;                 /* [context] of the request that begins */
@@ -60,6 +64,20 @@ void worker_chat_open(struct worker_server *v);
 /* A chat (a list: role, content, ...) to tokens. Errors: as chat_encode, with why; ERR_UNSUPPORTED: no template. */
 NODISCARD enum err worker_chat(struct worker_server *v, const char *chat, size_t bytes, uint32_t *tokens,
                                size_t capacity, size_t *count, char why[WORKER_WHY]);
+
+/* A request's end: what it cost, or why it failed (s NULL: it never began). */
+void worker_serve_end(struct worker_server *v, struct worker_sequence *s, uint64_t id, uint32_t reason, enum err error,
+                      const char *why);
+
+/* An encoder's positions are learnt: there are no more than it was trained with. */
+uint32_t worker_embed_context(const struct gguf *g, uint32_t context);
+/* Inputs into vectors. begin may leave s->embedding on error; worker_embed_free takes it, NULL too. */
+NODISCARD enum err worker_embed_begin(struct worker_server *v, struct worker_sequence *s, const struct wire *m,
+                                      char why[WORKER_WHY]);
+/* The next input; false: that was the last, END is sent. */
+bool worker_embed_step(struct worker_server *v, struct worker_sequence *s);
+void worker_embed_free(struct worker_embedding *b);
+void worker_embed_close(struct worker_server *v);
 
 /* Whether the next step's activations are summed up. */
 NODISCARD enum err worker_window_observe(struct worker_server *v, bool on);

@@ -155,8 +155,8 @@ static void on_end(void *context, enum err error, const char *why, uint32_t reas
 
 static enum err ask(struct asked *a, uint32_t tokens)
 {
-    struct serve_ask s = {.prompt = "hello",
-                          .prompt_bytes = 5,
+    struct serve_ask s = {.input = "hello",
+                          .input_bytes = 5,
                           .max_tokens = tokens,
                           .top = UINT32_MAX,
                           .context = a,
