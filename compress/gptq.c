@@ -11,7 +11,7 @@
 
 enum { SAMPLE_ROWS = 96 };
 
-static const double damps[] = {0.003, 0.01, 0.03, 0.1};
+static const double damps[] = {0.001, 0.003, 0.01, 0.03, 0.1};
 
 struct ranked {
     float energy;
@@ -120,7 +120,7 @@ static enum err factor(struct gptq_basis *b, double damp, uint32_t threads)
 static enum err choose_damp(struct gptq_rows *g, uint32_t threads)
 {
     const uint32_t sample = g->rows < SAMPLE_ROWS ? g->rows : SAMPLE_ROWS;
-    double least = INFINITY, best = damps[1];
+    double least = INFINITY, best = damps[2];
     for (size_t i = 0; g->basis->held && i < sizeof damps / sizeof *damps; i++) {
         double error[3];
         enum err e = factor(g->basis, damps[i], threads);

@@ -2,7 +2,7 @@
  * (arXiv:2307.13304): scales stay those of the weighted search of the original weights, columns are
  * rounded in descending order of their energy without changing where they are stored, each step takes over
  * the rounding errors of those before it; then single codes are moved while that helps (coordinate
- * descent). The dampening is the one of {0.003, 0.01, 0.03, 0.1} with the least output error on held-out
+ * descent). The dampening is the one of {0.001, 0.003, 0.01, 0.03, 0.1} with the least output error on held-out
  * activations, and whatever is no better there than plain search is not taken.
  *
  * Not byte-identical across machines: Hessians are sums of F32 whose order depends on the plugin.
