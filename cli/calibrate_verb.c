@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 #include "cli/texts.h"
 #include "compress/calibrate.h"
+#include "compress/ranges.h"
 #include "hal/engine.h"
 
 struct calibrate_settings {
@@ -14,6 +15,8 @@ struct calibrate_settings {
     struct cli_list languages;
     struct cli_list merge;
     const char *compare;
+    const char *ranges;
+    double percentile;
     int64_t tokens, window;
     bool unbalanced, dat;
 };
@@ -38,6 +41,10 @@ static const struct cli_option options[] = {
      .offset = offsetof(struct calibrate_settings, compare), .help = "print how far the result is from this one"},
     {.name = "dat", .kind = CLI_FLAG, .offset = offsetof(struct calibrate_settings, dat),
      .help = "write the older binary imatrix form"},
+    {.name = "ranges", .kind = CLI_TEXT, .value = "RANGES.gguf", .offset = offsetof(struct calibrate_settings, ranges),
+     .help = "also write how far each input reaches: min-max, percentile, MSE, entropy"},
+    {.name = "percentile", .kind = CLI_REAL, .value = "P", .preset = "99.9", .minimum = 90, .maximum = 100,
+     .offset = offsetof(struct calibrate_settings, percentile), .help = "of --ranges, exact"},
     {.name = NULL}};
 
 static int show(void *context, const struct calibrate_progress *p)
@@ -92,6 +99,7 @@ static int calibrate(struct cli_call *call)
     const struct calibrate_settings *s = call->settings;
     struct engine *engine = NULL;
     struct profile *p = NULL;
+    struct ranges *ranges = NULL;
     struct progress progress;
     struct fault f = {""};
     int status = texts_take(call, &s->texts, &s->languages, "--language", &texts);
@@ -101,6 +109,7 @@ static int calibrate(struct cli_call *call)
         return cli_fail(call, CLI_USAGE, NULL, NULL, "expected --text or --language");
     if ((status = cli_engine_open(call, &engine)) != CLI_DONE)
         return status;
+    enum err e = s->ranges ? ranges_open(s->percentile, &ranges) : ERR_NONE;
     progress_open(&progress, call, "calibrate", "tokens", 0);
     const struct calibrate_options o = {.base_path = call->operand[0],
                                         .engine = engine,
@@ -109,11 +118,15 @@ static int calibrate(struct cli_call *call)
                                         .tokens_per_language = (uint64_t)s->tokens,
                                         .unbalanced = s->unbalanced,
                                         .context = (uint32_t)s->window,
+                                        .ranges = ranges,
                                         .progress = show,
                                         .progress_context = &progress};
-    const enum err e = calibrate_run(&o, &p, &f);
+    e = e ? e : calibrate_run(&o, &p, &f);
     progress_close(&progress, e == ERR_NONE);
     engine_close(engine);
+    if (!e && ranges)
+        e = ranges_save(ranges, s->ranges, &f);
+    ranges_close(ranges);
     status = e ? cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
                           f.text[0] ? f.text : cli_sentence(e))
                : finish(call, p);
@@ -127,7 +140,9 @@ const struct cli_verb cli_calibrate = {
     .operands_min = 1,
     .operands_max = 1,
     .summary = "gather the activation statistics that weight a quantisation",
-    .text = "The profile is an imatrix file in GGUF form: llama.cpp's quantizer reads it, and tare reads theirs.",
+    .text = "The profile is an imatrix file in GGUF form: llama.cpp's quantizer reads it, and tare reads theirs.\n"
+            "tare profile merges and compares such files. --ranges is for kernels with one static scale per input;\n"
+            "plugins round activations dynamically and do not need it (tare eval --ranges shows the difference)",
     .options = options,
     .shared = CLI_ENGINE | CLI_OUTPUT,
     .settings_bytes = sizeof(struct calibrate_settings),

@@ -5,13 +5,14 @@
 
 #include "cli/open_model.h"
 #include "cli/texts.h"
+#include "compress/ranges.h"
 #include "compress/report.h"
 
 struct eval_settings {
     struct cli_list texts, languages, gates;
-    const char *reference, *plan;
+    const char *reference, *plan, *ranges;
     int64_t context, windows;
-    int cache, activation_bits;
+    int cache, activation_bits, range;
 };
 
 static const struct cli_option options[] = {
@@ -35,6 +36,10 @@ static const struct cli_option options[] = {
     {.name = "activation-bits", .kind = CLI_CHOICE, .choices = "16|8|4",
      .offset = offsetof(struct eval_settings, activation_bits),
      .help = "round the input of every linear to so many bits; default: as the plugin does"},
+    {.name = "ranges", .kind = CLI_TEXT, .value = "RANGES.gguf", .offset = offsetof(struct eval_settings, ranges),
+     .help = "with --activation-bits: one static scale per input, of tare calibrate --ranges"},
+    {.name = "range", .kind = CLI_CHOICE, .choices = "minmax|percentile|mse|entropy", .preset = "percentile",
+     .offset = offsetof(struct eval_settings, range), .help = "which of them"},
     {.name = NULL}};
 
 static json_t *pair(struct eval_value v)
@@ -164,12 +169,42 @@ static int take_recipe(struct cli_call *call, struct recipe_gates *gates, struct
     return texts_gates(call, &s->gates, gates);
 }
 
+struct static_scales {
+    struct ranges *ranges;
+    uint32_t method, bits;
+};
+
+static float limit_of(void *context, const char *tensor)
+{
+    const struct static_scales *s = context;
+    return ranges_limit(s->ranges, tensor, s->method, s->bits);
+}
+
+static int take_ranges(struct cli_call *call, struct static_scales *scales, struct model_options *o)
+{
+    const struct eval_settings *s = call->settings;
+    struct fault f = {""};
+    if (!s->ranges)
+        return CLI_DONE;
+    if (s->activation_bits < 0)
+        return cli_fail(call, CLI_USAGE, NULL, "--ranges", "expected --activation-bits too");
+    const enum err e = ranges_load(s->ranges, &scales->ranges, &f);
+    if (e)
+        return cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s", f.text);
+    scales->method = (uint32_t)s->range;
+    scales->bits = o->rounding.bits;
+    o->rounding.limit = limit_of;
+    o->rounding.context = scales;
+    return CLI_DONE;
+}
+
 static int eval(struct cli_call *call)
 {
     const struct eval_settings *s = call->settings;
     const struct model_options plain = {.context = (uint32_t)s->context, .head_rows = 16};
     struct model_options o = plain; /* the base stays as it is */
     struct open_model m = {NULL, NULL, NULL}, base = {NULL, NULL, NULL};
+    struct static_scales scales = {NULL, 0, 0};
     struct engine *e = NULL;
     static struct texts texts;
     struct recipe_gates gates = {0};
@@ -178,6 +213,8 @@ static int eval(struct cli_call *call)
         status = cli_fail(call, CLI_USAGE, NULL, NULL, "expected --text or --language; see tare eval --help");
     if (status == CLI_DONE)
         status = take_recipe(call, &gates, &o);
+    if (status == CLI_DONE)
+        status = take_ranges(call, &scales, &o);
     if (status == CLI_DONE)
         status = cli_engine_open(call, &e);
     if (status == CLI_DONE)
@@ -189,6 +226,7 @@ static int eval(struct cli_call *call)
     open_model_close(&m);
     open_model_close(&base);
     engine_close(e);
+    ranges_close(scales.ranges);
     return status;
 }
 

@@ -10,6 +10,7 @@
     VERB(import) \
     VERB(inspect) \
     VERB(calibrate) \
+    VERB(profile) \
     VERB(quantize) \
     VERB(eval) \
     VERB(run) \

@@ -5,6 +5,7 @@
 
 #include "compress/calibrate_windows.h"
 #include "compress/digest.h"
+#include "compress/ranges.h"
 #include "hal/engine.h"
 #include "model/model.h"
 
@@ -36,6 +37,10 @@ static void observe(void *context, const char *tensor, uint32_t part, const floa
     w->error = profile_entry_get(w->profile, tensor, cols, slices, &entry);
     if (!w->error && part < slices)
         profile_add_rows(entry, part, x, rows);
+    if (!w->error && w->options->ranges) {
+        const uint64_t total = (uint64_t)w->windows->windows * w->context * cols * slices;
+        w->error = ranges_add(w->options->ranges, tensor, total, x, (uint64_t)rows * cols);
+    }
 }
 
 static enum err run_all(struct work *w)
@@ -117,6 +122,10 @@ enum err calibrate_run(const struct calibrate_options *options, struct profile *
         e = describe(&w);
     if (!e)
         e = run_all(&w);
+    if (!e && options->ranges) {
+        memcpy(options->ranges->base_sha256, w.profile->base_sha256, sizeof w.profile->base_sha256);
+        e = ranges_finish(options->ranges);
+    }
     calibrate_windows_close(w.windows);
     model_close(w.model);
     tokenizer_close(w.tokenizer);

@@ -13,6 +13,7 @@
 #include "compress/profile.h"
 
 struct engine;
+struct ranges;
 
 struct calibrate_text {
     const char *path;
@@ -36,6 +37,7 @@ struct calibrate_options {
     uint64_t tokens_per_language;      /* 0: all; with several languages the smallest one's budget */
     bool unbalanced;                   /* take all tokens of every language even if they differ */
     uint32_t context;                  /* window, 0: 512 or the model's own if smaller */
+    struct ranges *ranges;             /* opened: also gathers them, and finishes; or NULL */
     uint32_t threads;                  /* for an engine that is opened here; 0: from the device */
     calibrate_progress_fn *progress;   /* may be NULL */
     void *progress_context;
