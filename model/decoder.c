@@ -5,6 +5,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+enum { SLICE_BYTES = 8 << 20, SLICE_ROWS_MAX = 256 };
+
 uint64_t decoder_shape(struct forward *f, struct decoder *d, const char *eps_key)
 {
     struct weights *w = &f->weights;
@@ -30,7 +32,7 @@ uint64_t decoder_shape(struct forward *f, struct decoder *d, const char *eps_key
     if (d->head_dim > 4096 || d->value_dim > 4096 || info->heads > 4096)
         weights_fail(w, ERR_FORMAT, "expected heads of at most 4096 values");
     const uint64_t heads = (uint64_t)info->heads + info->kv_heads;
-    return 3ull * info->width + heads * d->head_dim + heads * d->value_dim + 2ull * d->ffn;
+    return (3ull * info->width + heads * d->head_dim + heads * d->value_dim) * 3 / 2;
 }
 
 void decoder_activations(struct forward *f, struct decoder *d)
@@ -42,8 +44,56 @@ void decoder_activations(struct forward *f, struct decoder *d)
     forward_activation(f, &d->k, info->kv_heads * d->head_dim);
     forward_activation(f, &d->v, info->kv_heads * d->value_dim);
     forward_activation(f, &d->a, info->heads * d->value_dim);
-    forward_activation(f, &d->gate, d->ffn);
-    forward_activation(f, &d->up, d->ffn);
+}
+
+static void open_slices(struct forward *f, struct decoder *d)
+{
+    const uint64_t row = (2ull * d->ffn + f->info.width) * sizeof(float);
+    const uint64_t fits = SLICE_BYTES / row / 16 * 16;
+    d->slice = fits < 32 ? 32 : (uint32_t)fits;
+    d->slice = d->slice < SLICE_ROWS_MAX ? d->slice : SLICE_ROWS_MAX;
+    d->slice = d->slice < f->info.batch ? d->slice : f->info.batch;
+    weights_make(&f->weights, &d->gate, HAL_ACTIVATION, HAL_F32, d->slice, d->ffn);
+    weights_make(&f->weights, &d->up, HAL_ACTIVATION, HAL_F32, d->slice, d->ffn);
+    weights_make(&f->weights, &d->part, HAL_ACTIVATION, HAL_F32, d->slice, f->info.width);
+    f->info.arena_bytes += d->slice * row;
+}
+
+/* in and out may be the same. */
+static void feed_rows(struct forward *f, struct decoder *d, const struct decoder_ffn *ffn, const struct hal_mat *m)
+{
+    d->gate.rows = d->up.rows = m->rows;
+    if (ffn->up)
+        forward_linear2(f, m, &d->gate, ffn->gate, &d->up, ffn->up);
+    else
+        forward_linear(f, &d->gate, m, ffn->gate);
+    forward_glu(f, &d->gate, &d->gate, ffn->up ? &d->up : NULL, ffn->function);
+    forward_linear(f, m, &d->gate, ffn->down);
+    if (ffn->post)
+        forward_rmsnorm(f, m, m, ffn->post, d->eps);
+}
+
+void decoder_feed(struct forward *f, struct decoder *d, const struct decoder_ffn *ffn)
+{
+    const uint32_t rows = d->h.rows;
+    if (rows <= d->slice) {
+        feed_rows(f, d, ffn, &d->h);
+        forward_add(f, &d->x, &d->h);
+        return;
+    }
+    float ones[SLICE_ROWS_MAX];
+    const uint32_t slices = (rows + d->slice - 1) / d->slice;
+    const uint32_t each = (rows + slices - 1) / slices;
+    for (uint32_t first = 0; first < rows && forward_runs(f); first += each) {
+        d->part.rows = rows - first < each ? rows - first : each;
+        for (uint32_t i = 0; i < d->part.rows; i++) {
+            f->index[i] = first + i;
+            ones[i] = 1;
+        }
+        forward_embed(f, &d->part, &d->h, f->index);
+        feed_rows(f, d, ffn, &d->part);
+        forward_scatter(f, &d->x, &d->part, f->index, ones);
+    }
 }
 
 void decoder_ends(struct forward *f, struct decoder *d)
@@ -64,6 +114,7 @@ void decoder_open(struct forward *f, struct decoder *d)
 {
     decoder_ends(f, d);
     decoder_activations(f, d);
+    open_slices(f, d);
 }
 
 void decoder_close(struct decoder *d)

@@ -65,6 +65,7 @@ static void bert_open(struct forward *f, void *family)
         decoder_cache(f, &m->d, CACHE_WHOLE);
     }
     decoder_activations(f, &m->d);
+    forward_activation(f, &m->d.gate, m->d.ffn);
 }
 
 static void bert_close(void *family)

@@ -134,11 +134,7 @@ static void gemma_step(struct forward *f, void *family)
         if (i + 1 == f->info.layers)
             forward_keep_outputs(f, &d->x, &d->h);
         forward_rmsnorm(f, &d->h, &d->x, &l->ffn_norm, d->eps);
-        forward_linear2(f, &d->h, &d->gate, &l->gate, &d->up, &l->up);
-        forward_glu(f, &d->gate, &d->gate, &d->up, HAL_GELU_TANH);
-        forward_linear(f, &d->h, &d->gate, &l->down);
-        forward_rmsnorm(f, &d->h, &d->h, &l->ffn_post_norm, d->eps);
-        forward_add(f, &d->x, &d->h);
+        decoder_feed(f, d, &(struct decoder_ffn){&l->gate, &l->up, &l->down, &l->ffn_post_norm, HAL_GELU_TANH});
     }
     forward_rmsnorm(f, &f->hidden, &d->x, &d->norm.w, d->eps);
 }

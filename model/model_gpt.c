@@ -88,10 +88,7 @@ static void mlp(struct forward *f, struct gpt *m, const struct gpt_layer *l, con
 {
     struct decoder *d = &m->d;
     forward_layernorm(f, &d->h, from, &l->ffn_norm, d->eps);
-    forward_linear(f, &d->gate, &d->h, &l->up);
-    forward_glu(f, &d->gate, &d->gate, NULL, m->gelu);
-    forward_linear(f, &d->h, &d->gate, &l->down);
-    forward_add(f, &d->x, &d->h);
+    decoder_feed(f, d, &(struct decoder_ffn){&l->up, NULL, &l->down, NULL, m->gelu});
 }
 
 static void gpt_step(struct forward *f, void *family)
