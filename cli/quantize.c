@@ -8,6 +8,7 @@
 #include "cli/texts.h"
 #include "compress/calibrate.h"
 #include "compress/digest.h"
+#include "compress/prune_base.h"
 #include "compress/report.h"
 #include "hal/block.h"
 #include "hal/engine.h"
@@ -31,6 +32,10 @@ struct quantize_settings {
     int64_t seed;
     const char *report;
     bool dry_run, measure, export;
+    const char *prune, *mask;
+    int prune_by;
+    int64_t prune_step;
+    bool recover;
 };
 
 static const struct cli_option options[] = {
@@ -77,6 +82,18 @@ static const struct cli_option options[] = {
      .help = "write the report as JSON, and for people as FILE.md; measures every tensor"},
     {.name = "measure", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, measure),
      .help = "measure the weighted error of every tensor"},
+    {.name = "prune", .kind = CLI_TEXT, .value = "SHARE", .offset = offsetof(struct quantize_settings, prune),
+     .help = "20%: FFN channels and heads go; or ffn=20%,heads=25%,groups=50%,layers=10%"},
+    {.name = "prune-by", .kind = CLI_CHOICE, .choices = "magnitude|wanda|output",
+     .offset = offsetof(struct quantize_settings, prune_by),
+     .help = "what tells the parts apart (default: output with --text, wanda with --profile)"},
+    {.name = "prune-step", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 4096,
+     .offset = offsetof(struct quantize_settings, prune_step),
+     .help = "kept FFN channels are a multiple (default 256 where that is near, else 32)"},
+    {.name = "recover", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, recover),
+     .help = "solve again what stays, on --text (then the file is this machine's)"},
+    {.name = "mask", .kind = CLI_TEXT, .value = "SHARE", .offset = offsetof(struct quantize_settings, mask),
+     .help = "50% or 2:4 of single weights become 0: NO smaller and NO faster file"},
     {.name = "dry-run", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, dry_run),
      .help = "print the plan and the exact size, write nothing"},
     {.name = NULL}};
@@ -89,6 +106,7 @@ struct job {
     struct engine *engine;
     struct gguf *base;
     struct profile *profile;
+    struct prune_base pruned; /* with --prune: what the plan is made for */
     struct plan_errors *errors;
     struct plan *plan;
     struct digest_task *digest; /* of the base */
@@ -142,6 +160,22 @@ static void end_stage(struct job *j, const char *name)
     j->stage_s = now;
 }
 
+static int take_prune(struct job *j)
+{
+    const struct quantize_settings *s = j->settings;
+    struct recipe_prune *p = &j->recipe.prune;
+    if ((s->prune && recipe_prune_parse(s->prune, p, &j->fault)) || (s->mask && recipe_mask_parse(s->mask, p, &j->fault)))
+        return cli_fail(j->call, CLI_USAGE, NULL, NULL, "%s", j->fault.text);
+    if (s->prune_by >= 0)
+        p->by = RECIPE_MAGNITUDE + (uint32_t)s->prune_by;
+    if (s->prune_step > 0)
+        p->multiple = (uint32_t)s->prune_step;
+    p->is_recovered = p->is_recovered || s->recover;
+    if (!recipe_prunes(p) && (s->recover || s->prune_by >= 0 || s->prune_step > 0))
+        return cli_fail(j->call, CLI_USAGE, NULL, NULL, "expected --prune with --prune-by, --prune-step and --recover");
+    return CLI_DONE;
+}
+
 static int take_recipe(struct job *j)
 {
     static const uint32_t cache_types[] = {HAL_F16, HAL_Q8_0, HAL_Q4_0}, activation_bits[] = {16, 8, 4};
@@ -188,7 +222,8 @@ static int take_recipe(struct job *j)
         snprintf(r->profile, sizeof r->profile, "%s", s->profile);
     if (s->seed)
         r->seed = (uint64_t)s->seed;
-    return take_texts(j);
+    const int status = take_prune(j);
+    return status == CLI_DONE ? take_texts(j) : status;
 }
 
 static int show_tokens(void *context, const struct calibrate_progress *p)
@@ -220,7 +255,7 @@ static int take_profile(struct job *j)
             e = digest_file(j->recipe.profile, j->profile_sha256, NULL);
         return e ? fail(j, e) : CLI_DONE;
     }
-    if (j->texts.count == 0 || j->recipe.method == RECIPE_RTN)
+    if (j->texts.count == 0 || (j->recipe.method == RECIPE_RTN && !recipe_prunes(&j->recipe.prune)))
         return CLI_DONE;
     struct progress progress;
     progress_open(&progress, j->call, "calibrate", "tokens", 0);
@@ -239,28 +274,87 @@ static int take_profile(struct job *j)
     return e ? fail(j, e) : CLI_DONE;
 }
 
+static int show_pruning(void *context)
+{
+    struct progress *p = context;
+    progress_update(p, p->done + 1, NULL);
+    return 0;
+}
+
+/* The pruned base takes the place of the base in everything that follows but the plan's name of it. */
+static enum err prune(struct job *j)
+{
+    struct progress progress;
+    char what[160];
+    progress_open(&progress, j->call, "prune", "steps", 0);
+    const struct prune_base_options o = {.base_path = j->call->operand[0],
+                                         .base_sha256 = j->base_sha256,
+                                         .out_path = j->settings->out,
+                                         .want = &j->recipe.prune,
+                                         .profile = j->profile,
+                                         .engine = j->engine,
+                                         .text = j->texts.text,
+                                         .texts = j->texts.count,
+                                         .tokens = (uint64_t)j->settings->tokens,
+                                         .memory_bytes = (uint64_t)j->call->common.memory_bytes,
+                                         .progress = show_pruning,
+                                         .progress_context = &progress};
+    const enum err e = prune_base_open(&o, &j->pruned, &j->fault);
+    progress_close(&progress, e == ERR_NONE);
+    if (e)
+        return e;
+    const struct prune_file_result *r = &j->pruned.result;
+    prune_describe(j->pruned.prune, what, sizeof what);
+    cli_print(j->call, "pruned: %s%s\n", what, j->pruned.prune->mask_by ? "; a mask leaves size and speed as they are" : "");
+    if (r->linears > 0)
+        cli_print(j->call, "recovered: %u of %u linears, output error %.4f -> %.4f on held-out text\n", r->recovered,
+                  r->linears, r->before, r->after);
+    end_stage(j, "prune");
+    return ERR_NONE;
+}
+
+static enum err measure(struct job *j, const struct gguf *base, const struct profile *profile)
+{
+    struct progress progress;
+    if (j->recipe.goal != RECIPE_BPW)
+        return ERR_NONE;
+    progress_open(&progress, j->call, "measure", "tensors", gguf_tensors(base));
+    const enum err e = plan_errors_measure(base, profile, j->engine, j->recipe.method, SAMPLE_ROWS, show_tensors,
+                                           &progress, &j->errors, &j->fault);
+    progress_close(&progress, e == ERR_NONE);
+    end_stage(j, "measure");
+    return e;
+}
+
 static int make_plan(struct job *j)
 {
     const char *path = j->call->operand[0];
     const struct recipe *r = &j->recipe;
     const struct plan_device device = {.has_nf4 = j->engine->caps.types >> HAL_NF4 & 1};
-    enum err e = ERR_NONE;
-    if (r->goal == RECIPE_BPW) {
-        struct progress progress;
-        progress_open(&progress, j->call, "measure", "tensors", gguf_tensors(j->base));
-        e = plan_errors_measure(j->base, j->profile, j->engine, r->method, SAMPLE_ROWS, show_tensors,
-                                &progress, &j->errors, &j->fault);
-        progress_close(&progress, e == ERR_NONE);
-        end_stage(j, "measure");
-    }
+    const struct gguf *base = j->base;
+    const struct profile *profile = j->profile;
+    const char *profile_sha256 = j->profile_sha256[0] ? j->profile_sha256 : NULL;
+    const bool prunes = recipe_prunes(&r->prune);
     /* Nothing but the file's metadata wants the digest of a base that no profile and no recipe speaks of. */
-    const bool is_late = !r->base_sha256[0] && !j->profile && j->texts.count == 0 && !j->settings->dry_run;
+    const bool is_late =
+        !r->base_sha256[0] && !j->profile && j->texts.count == 0 && !j->settings->dry_run && !prunes;
+    enum err e = ERR_NONE;
     memcpy(j->base_sha256, DIGEST_LATER, sizeof j->base_sha256);
-    if (!e && !is_late && (e = digest_task_wait(j->digest, j->base_sha256)))
+    if (prunes && (e = digest_task_wait(j->digest, j->base_sha256)))
+        fault_set(&j->fault, e, "%s: cannot be read", path);
+    if (!e && prunes && !(e = prune(j))) {
+        base = j->pruned.gguf;
+        profile = j->pruned.profile;
+    }
+    if (!e)
+        e = measure(j, base, profile);
+    if (!e && !is_late && !prunes && (e = digest_task_wait(j->digest, j->base_sha256)))
         fault_set(&j->fault, e, "%s: cannot be read", path);
     if (!e)
-        e = plan_make(r, j->base, j->base_sha256, gguf_bytes(j->base), j->profile,
-                      j->profile_sha256[0] ? j->profile_sha256 : NULL, j->errors, &device, &j->plan, &j->fault);
+        e = plan_make(r, base, j->base_sha256, gguf_bytes(j->base), profile, profile_sha256, j->errors, &device,
+                      &j->plan, &j->fault);
+    if (!e && prunes)
+        e = prune_base_attach(&j->pruned, profile_sha256, j->plan);
     end_stage(j, "plan");
     return e ? fail(j, e) : CLI_DONE;
 }
@@ -397,6 +491,9 @@ static int quantize(struct cli_call *call)
         goto out;
     status = j->settings->dry_run ? answer(j, NULL) : derive(j);
 out:
+    if (j->pruned.gguf && j->settings->dry_run)
+        prune_file_discard(j->settings->out);
+    prune_base_close(&j->pruned);
     plan_close(j->plan);
     plan_errors_close(j->errors);
     profile_close(j->profile);
@@ -428,6 +525,8 @@ const struct cli_verb cli_quantize = {
     .examples = (const struct cli_example[]){
         {"tare quantize base.gguf -o small.gguf", "balanced: about 5 bits per weight"},
         {"tare quantize base.gguf -o small.gguf --type Q4_K --profile profile.gguf", "every weight Q4_K, weighted"},
+        {"tare quantize base.gguf -o small.gguf --prune 20% --text notes.txt --recover",
+         "fewer heads and FFN channels, then balanced"},
         {"tare quantize base.gguf -o small.gguf --bpw 4.5 --text notes.txt --method gptq",
          "the best file of 4.5 bits per weight"},
         {"tare quantize base.gguf -o small.gguf --language en=en.txt zh=zh.txt --eval-language en=e.txt zh=z.txt "

@@ -9,6 +9,7 @@
 #include "compress/awq.h"
 #include "compress/digest.h"
 #include "compress/gptq_source.h"
+#include "compress/prune_base.h"
 #include "compress/quantise_file.h"
 #include "hal/block.h"
 #include "hal/engine.h"
@@ -24,7 +25,10 @@ enum {
 struct work {
     const struct quantise_options *options;
     const struct plan *plan;
-    struct gguf *base;
+    const struct gguf *base;        /* the plan's: pruned.gguf where it prunes, else opened */
+    const struct profile *profile;  /* of base */
+    struct gguf *opened;
+    struct prune_base pruned;
     struct engine *engine;
     struct engine *own;
     struct awq *awq;
@@ -173,7 +177,7 @@ static enum err encode_tensor(struct work *w, uint32_t i)
 {
     const struct plan_tensor *to = &w->plan->tensor[i];
     const struct profile_entry *entry =
-        to->is_weighted ? profile_find(w->options->profile, to->name) : NULL;
+        to->is_weighted ? profile_find(w->profile, to->name) : NULL;
     const uint32_t slices = entry ? entry->slices : 1;
     const uint32_t slice_rows = to->rows / slices;
     const uint32_t most = (uint32_t)(w->strip_values / to->cols);
@@ -321,7 +325,7 @@ static enum err check_options(const struct work *w)
         if (!t->is_weighted)
             continue;
         const struct profile_entry *entry =
-            w->options->profile ? profile_find(w->options->profile, t->name) : NULL;
+            w->profile ? profile_find(w->profile, t->name) : NULL;
         if (!entry)
             e = fault_set(w->fault, ERR_NOT_FOUND, "%s: the plan weights it, the profile lacks it", t->name);
         else if (entry->cols != t->cols || t->rows % entry->slices != 0)
@@ -358,7 +362,7 @@ static enum err identify(const struct work *w, char identity[DIGEST_HEX])
             const struct plan_tensor *t = &w->plan->tensor[i];
             if (!t->is_weighted)
                 continue;
-            const struct profile_entry *entry = profile_find(w->options->profile, t->name);
+            const struct profile_entry *entry = profile_find(w->profile, t->name);
             for (uint32_t s = 0; s < entry->slices; s++) {
                 profile_importance(entry, s, w->h);
                 digest_add(&d, w->h, t->cols * sizeof *w->h);
@@ -376,6 +380,39 @@ static enum err identify(const struct work *w, char identity[DIGEST_HEX])
 static int report_again(void *context)
 {
     return report(context) != ERR_NONE;
+}
+
+/* Pruned first where the plan says so: the rest does not know of it. */
+static enum err open_base(struct work *w)
+{
+    char reason[GGUF_REASON_BYTES] = "";
+    const struct quantise_options *o = w->options;
+    struct calibrate_text text[RECIPE_TEXTS_MAX];
+    const uint32_t texts = o->texts < RECIPE_TEXTS_MAX ? o->texts : RECIPE_TEXTS_MAX;
+    for (uint32_t i = 0; i < texts; i++)
+        text[i] = (struct calibrate_text){.path = o->text[i], .language = o->language ? o->language[i] : "text"};
+    const struct prune_base_options options = {.base_path = o->base_path,
+                                               .base_sha256 = w->plan->base_sha256,
+                                               .out_path = o->out_path,
+                                               .prune = w->plan->prune,
+                                               .profile = o->profile,
+                                               .engine = w->engine,
+                                               .text = text,
+                                               .texts = texts,
+                                               .memory_bytes = o->memory_bytes,
+                                               .threads = w->threads,
+                                               .progress = report_again,
+                                               .progress_context = w};
+    if (w->plan->prune) {
+        enum err e = prune_base_open(&options, &w->pruned, w->fault);
+        w->base = w->pruned.gguf;
+        w->profile = w->pruned.profile;
+        return e;
+    }
+    const enum err e = gguf_open(o->base_path, &w->opened, reason);
+    w->base = w->opened;
+    w->profile = o->profile;
+    return e ? fault_set(w->fault, e, "%s", reason) : ERR_NONE;
 }
 
 static enum err open_source(struct work *w, uint32_t done)
@@ -406,23 +443,21 @@ static enum err open_source(struct work *w, uint32_t done)
 
 static enum err open_all(struct work *w, uint32_t *done)
 {
-    char reason[GGUF_REASON_BYTES] = "", identity[DIGEST_HEX];
+    char identity[DIGEST_HEX];
     const struct quantise_options *o = w->options;
     const struct engine_options engine_options = {.threads = o->threads};
-    enum err e = gguf_open(o->base_path, &w->base, reason);
-    if (e)
-        return fault_set(w->fault, e, "%s", reason);
-    if ((e = check_options(w)))
-        return e;
+    enum err e = ERR_NONE;
     w->engine = o->engine;
     if (!w->engine && (e = engine_open(&engine_options, &w->own, NULL)))
         return e;
     if (w->own)
         w->engine = w->own;
     w->threads = w->engine->host.threads;
+    if ((e = open_base(w)) || (e = check_options(w)))
+        return e;
     if ((e = make_room(w)) || (e = identify(w, identity)))
         return e;
-    if ((e = awq_open(w->plan, w->base, o->profile, w->engine, &w->awq)))
+    if ((e = awq_open(w->plan, w->base, w->profile, w->engine, &w->awq)))
         return e;
     e = quantise_file_open(o->out_path, w->plan, w->base, identity, &w->file, done, w->fault);
     return e ? e : open_source(w, *done);
@@ -447,7 +482,8 @@ static void close_all(struct work *w)
     release(w);
     quantise_file_close(w->file);
     engine_close(w->own);
-    gguf_close(w->base);
+    prune_base_close(&w->pruned);
+    gguf_close(w->opened);
 }
 
 /* The judge may open models: what the encoding held is given back first. */
@@ -531,6 +567,8 @@ enum err quantise_run(const struct quantise_options *options, struct quantise_re
     }
     r.tensors_resumed = done;
     e = finish(&w, &r);
+    if (w.plan->prune && (!e || e == ERR_GATE))
+        prune_file_discard(options->out_path);
     r.seconds = now_s() - start;
 out:
     close_all(&w);

@@ -6,7 +6,7 @@
  * a killed run continues where it was. The finished file is synced and renamed to OUT.
  *
  * For rtn, search and awq the bytes depend on base, plan and profile only, on no plugin, thread count
- * or architecture.
+ * or architecture. A plan that prunes first makes OUT.pruned (prune_base.h); without recovery the same holds.
  */
 #ifndef QUANTISE_H
 #define QUANTISE_H
@@ -40,7 +40,7 @@ struct quantise_options {
     uint32_t threads;               /* for an engine that is opened here; 0: from the device */
     uint64_t memory_bytes;          /* cap on working memory, 0: 64 MiB; at least 1 MiB */
     bool is_measured;               /* also measure the error of every tensor (costs a decode) */
-    const char *const *text;        /* gptq only: calibration texts for the Hessians */
+    const char *const *text;        /* gptq and pruning that recovers: calibration texts */
     const char *const *language;    /* [texts], equal tokens of each; NULL: one group */
     uint32_t texts;
     uint64_t text_tokens;           /* gptq only: tokens per language at most, 0: 32768 of all together */

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "compress/plan_internal.h"
+#include "compress/prune_file.h"
 #include "compress/quantise.h"
 #include "protocol/hex.h"
 
@@ -320,4 +321,5 @@ void quantise_discard(const char *out_path)
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
         if (snprintf(path, sizeof path, "%s%s", out_path, suffixes[i]) < PATH_BYTES)
             unlink(path);
+    prune_file_discard(out_path);
 }
