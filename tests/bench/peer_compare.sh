@@ -6,7 +6,7 @@
 # PEER_BIN is a folder with llama-perplexity, llama-quantize and llama-imatrix, built elsewhere.
 # Part 1: every type loads there, and its perplexity agrees with ours. Part 2: profiles are exchanged.
 # Part 3: KLD at equal bytes, scored by llama-perplexity against the base on text that neither saw.
-# TARE names the program (default build/release/bin/tare), PARTS the parts to run ("1 2 3"), METHODS
+# TARE names the program (default build/release/bin/tare), THREADS those of the peer, PARTS the parts to run ("1 2 3"), METHODS
 # the methods of part 3, MIXES the files of llama-quantize to be met there, TYPES the types of part 1. Weight
 # repacking is off in the peer: it does not change the numbers, and its AMX path crashes under hypervisors that do not
 # grant the tile state.
@@ -15,6 +15,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 peer=${1:?usage: peer_compare.sh PEER_BIN [BASE.gguf [CALIBRATION.txt [HELDOUT.txt]]]}
 base=${2:-$root/models/tare-tiny/tare-tiny-f16.gguf}
 tare=${TARE:-$root/build/release/bin/tare}
+threads=${THREADS:-2}
 parts=${PARTS:-1 2 3}
 methods=${METHODS:-rtn search awq gptq gptq+awq}
 work=$(mktemp -d)
@@ -29,7 +30,7 @@ failed=0
 perplexity() { # file, further options... ; prints its output
     local i out
     for i in 1 2 3 4 5; do
-        out=$("$peer/llama-perplexity" --no-repack -t 2 -f "$heldout" -m "$@" 2>&1)
+        out=$("$peer/llama-perplexity" --no-repack -t "$threads" -f "$heldout" -m "$@" 2>&1)
         if grep -qE 'Final estimate: PPL|Same top p' <<<"$out"; then
             printf '%s\n' "$out"
             return 0
@@ -56,7 +57,7 @@ if [[ $parts == *1* ]]; then
 fi
 
 if [[ $parts == *[23]* ]]; then
-    "$peer/llama-imatrix" -m "$base" -f "$calibration" -o "$work/theirs.gguf" -t 2 --no-ppl >/dev/null 2>&1
+    "$peer/llama-imatrix" -m "$base" -f "$calibration" -o "$work/theirs.gguf" -t "$threads" --no-ppl >/dev/null 2>&1
     "$tare" calibrate "$base" --text "$calibration" -o "$work/ours.gguf" --quiet >/dev/null || exit 1
 fi
 

@@ -2,9 +2,8 @@
 # shellcheck shell=bash
 # $1 of the test: the folder of the programs.
 export LC_ALL=C.UTF-8
-# Programs are stopped here at any moment. One such end of the controller was seen to leave 10 kB (57 allocations)
-# behind under the sanitizer, and not again; until its trace is known, leaks are judged by the unit tests alone.
-export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
+# What the sanitizers say is judged at the end, from the logs: a program's status stays its own.
+export LSAN_OPTIONS=${LSAN_OPTIONS:+$LSAN_OPTIONS:}exitcode=0
 BIN=$1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 . "$here/../../script/lib.sh"
@@ -43,7 +42,13 @@ conclude() {
         [ $status -ne 0 ] || status=1
     fi
     fleet_close
-    grep -hE 'ERROR: (Address|Leak|Thread)|runtime error:|SUMMARY:' "$SCRATCH"/*.log && status=1
+    grep -hE 'ERROR: (Address|Thread)|runtime error:' "$SCRATCH"/*.log && status=1
+    local log
+    for log in $(grep -lE 'ERROR: Leak' "$SCRATCH"/*.log); do
+        # On a busy machine the leak checker may fail to read a thread, and says so: what that thread holds looks lost.
+        grep -q 'Unable to get registers' "$log" || status=1
+        sed -n '/ERROR: Leak/,/SUMMARY/p' "$log"
+    done
     [ -n "${TARE_KEEP:-}" ] || rm -rf "$SCRATCH"
     exit $status
 }
