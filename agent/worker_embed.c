@@ -70,7 +70,7 @@ enum err worker_embed_begin(struct worker_server *v, struct worker_sequence *s, 
     s->embedding->bytes = bytes;
     s->embedding->skip = wire_u64(m, WIRE_K_PREFIX, 0);
     s->id = m->id;
-    s->from_us = s->first_us = (uint64_t)worker_self_ms() * 1000;
+    s->from_us = s->first_us = worker_self_us();
     return ERR_NONE;
 }
 
@@ -139,7 +139,7 @@ bool worker_embed_step(struct worker_server *v, struct worker_sequence *s)
         worker_reply(v->w, &m);
     }
     if (e || b->at == b->bytes) {
-        worker_serve_end(v, s, s->id, WIRE_STOPPED, e, why[0] ? why : err_name(e));
+        worker_answer_end(v, s, s->id, WIRE_STOPPED, e, why[0] ? why : err_name(e));
         return false;
     }
     return true;

@@ -50,12 +50,12 @@ static void put_judge(struct wire *m, const struct judge *j)
 /* Speed and memory come first, while the variant is alone in this process. */
 static enum err test_speed(struct test *t)
 {
-    struct worker_speed prefill, decode;
+    struct worker_speed prefill, decode = {.tok_s = NAN, .energy_j = NAN};
     const uint32_t context = model_info(t->variant.model)->context;
     const uint32_t prompt = context > SPEED_PROMPT + SPEED_GENERATE ? SPEED_PROMPT : context / 2;
     const uint32_t generate = SPEED_GENERATE < context ? SPEED_GENERATE : context / 2;
     enum err e = worker_speed(t->self, t->variant.model, prompt, 0, SPEED_TIMES, &prefill, t->why);
-    if (!e)
+    if (!e && !model_info(t->variant.model)->is_encoder)
         e = worker_speed(t->self, t->variant.model, 0, generate, SPEED_TIMES, &decode, t->why);
     if (e)
         return e;
@@ -156,7 +156,8 @@ static enum err run_test(struct test *t, const struct wire *m, const char *base_
     const struct model_info *info = model_info(t->variant.model);
     wire_put_f64(t->answer, WIRE_K_BPW, (double)gguf_bytes(t->variant.gguf) * 8 / (double)info->parameters);
     wire_put_text(t->answer, WIRE_K_PLUGIN, t->engine->ops.name);
-    if (text && (e = test_text(t, base_path, text)))
+    /* A text is judged by its next words, which an encoder does not say. */
+    if (text && !info->is_encoder && (e = test_text(t, base_path, text)))
         return e;
     if (t->plan)
         test_gates(t);

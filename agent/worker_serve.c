@@ -15,13 +15,6 @@
 
 #include "agent/log.h"
 
-enum { TOP_MAX = 21, TOP_BYTES = TOP_MAX * 64, PIECE_MAX = 1024 };
-
-static uint64_t self_us(void)
-{
-    return (uint64_t)worker_self_ms() * 1000;
-}
-
 /* ---- sequences ---- */
 
 static void drop(struct worker_server *v, struct worker_sequence *s)
@@ -36,154 +29,6 @@ static void drop(struct worker_server *v, struct worker_sequence *s)
     v->active--;
 }
 
-void worker_serve_end(struct worker_server *v, struct worker_sequence *s, uint64_t id, uint32_t reason, enum err error,
-                      const char *why)
-{
-    struct wire m;
-    wire_init(&m, WIRE_END, id);
-    if (error) {
-        wire_put_u64(&m, WIRE_K_ERR, error);
-        wire_put_text(&m, WIRE_K_TEXT, why);
-    }
-    if (s) {
-        uint64_t now = self_us();
-        wire_put_u64(&m, WIRE_K_REASON, reason);
-        wire_put_u64(&m, WIRE_K_PROMPT, s->prompt);
-        wire_put_u64(&m, WIRE_K_CACHED, s->cached);
-        wire_put_u64(&m, WIRE_K_GENERATE, s->count - s->prompt);
-        wire_put_u64(&m, WIRE_K_PREFILL_US, s->first_us ? s->first_us - s->from_us : 0);
-        wire_put_u64(&m, WIRE_K_DECODE_US, s->first_us ? now - s->first_us : 0);
-        if (s->wants_tokens) {
-            wire_put_u64(&m, WIRE_K_PREFIX, s->prompt);
-            wire_put_bytes(&m, WIRE_K_TOKENS, s->history, (size_t)s->count * 4);
-        }
-    }
-    worker_reply(v->w, &m);
-}
-
-static void say_token(struct worker_server *v, struct worker_sequence *s, const uint32_t *token, const char *text,
-                      size_t bytes, const uint8_t *top, size_t top_bytes)
-{
-    struct wire m;
-    wire_init(&m, WIRE_TOKEN, s->id);
-    if (token)
-        wire_put_bytes(&m, WIRE_K_TOKENS, token, 4);
-    if (bytes)
-        wire_put_bytes(&m, WIRE_K_TEXT, text, bytes);
-    if (top_bytes)
-        wire_put_bytes(&m, WIRE_K_TOP, top, top_bytes);
-    worker_reply(v->w, &m);
-}
-
-static bool hold(struct worker_sequence *s, const char *text, size_t bytes)
-{
-    if (s->held_bytes + bytes > s->held_capacity) {
-        size_t capacity = s->held_capacity ? s->held_capacity : 256;
-        while (capacity < s->held_bytes + bytes)
-            capacity *= 2;
-        char *grown = realloc(s->held, capacity);
-        if (!grown)
-            return false;
-        s->held = grown;
-        s->held_capacity = capacity;
-    }
-    memcpy(s->held + s->held_bytes, text, bytes);
-    s->held_bytes += bytes;
-    return true;
-}
-
-/* How much of the held text may be said: all but what may become a stop string; *is_stopped with the text
- * before the first stop string. */
-static size_t sayable(const struct worker_sequence *s, bool *is_stopped)
-{
-    size_t say = s->held_bytes, at = 0;
-    const char *stop;
-    *is_stopped = false;
-    if (s->held_bytes == 0)
-        return 0;
-    while ((stop = wire_list_next(s->stop, s->stop_bytes, &at))) {
-        size_t n = strlen(stop);
-        const char *hit = memmem(s->held, s->held_bytes, stop, n);
-        if (hit && (size_t)(hit - s->held) <= say) {
-            say = (size_t)(hit - s->held);
-            *is_stopped = true;
-        }
-    }
-    if (*is_stopped)
-        return say;
-    at = 0;
-    while ((stop = wire_list_next(s->stop, s->stop_bytes, &at))) {
-        size_t n = strlen(stop);
-        for (size_t k = n - 1 < s->held_bytes ? n - 1 : s->held_bytes; k > 0; k--)
-            if (memcmp(s->held + s->held_bytes - k, stop, k) == 0) {
-                if (s->held_bytes - k < say)
-                    say = s->held_bytes - k;
-                break;
-            }
-    }
-    return say;
-}
-
-static size_t pack_choice(struct worker_server *v, const struct sample_choice *c, uint8_t *out, size_t capacity)
-{
-    char piece[PIECE_MAX];
-    size_t bytes = 0;
-    if (tokenizer_piece(v->tokenizer, c->token, true, piece, sizeof piece, &bytes))
-        bytes = 0;
-    if (bytes > 255)
-        bytes = 255;
-    if (capacity < bytes + 5)
-        return 0;
-    memcpy(out, &c->logprob, 4);
-    out[4] = (uint8_t)bytes;
-    memcpy(out + 5, piece, bytes);
-    return bytes + 5;
-}
-
-/* One more token of the answer, sampled or replayed. False: the request has ended. */
-static bool take_token(struct worker_server *v, struct worker_sequence *s, const struct sample_choice *c,
-                       const float *logits, bool is_replayed)
-{
-    char piece[PIECE_MAX];
-    uint8_t top[TOP_BYTES];
-    struct sample_choice others[TOP_MAX];
-    size_t bytes = 0, top_bytes = 0;
-    uint32_t got = 0;
-    bool is_stopped = false;
-    if (!s->first_us && !is_replayed)
-        s->first_us = self_us();
-    s->history[s->count++] = c->token;
-    if (s->top != UINT32_MAX && logits) {
-        top_bytes = pack_choice(v, c, top, sizeof top);
-        if (s->top && sample_top(s->sampler, logits, s->top, others, &got) == ERR_NONE)
-            for (uint32_t i = 0; i < got; i++)
-                top_bytes += pack_choice(v, &others[i], top + top_bytes, sizeof top - top_bytes);
-    }
-    bool is_end = tokenizer_is_end(v->tokenizer, c->token);
-    if (!is_end && tokenizer_stream_put(v->tokenizer, &s->stream, c->token, piece, sizeof piece, &bytes))
-        bytes = 0;
-    bool is_last = is_end || s->count - s->prompt >= s->most || s->count >= v->context;
-    if (is_last && !is_end)
-        bytes += tokenizer_stream_end(&s->stream, piece + bytes);
-    if (bytes && !hold(s, piece, bytes)) {
-        worker_serve_end(v, s, s->id, 0, ERR_MEMORY, "no memory for the answer");
-        return false;
-    }
-    size_t say = sayable(s, &is_stopped);
-    if (is_last && !is_stopped)
-        say = s->held_bytes;
-    if (!is_replayed)
-        say_token(v, s, &c->token, s->held, say, is_end ? NULL : top, is_end ? 0 : top_bytes);
-    if (say)
-        memmove(s->held, s->held + say, s->held_bytes - say);
-    s->held_bytes -= say;
-    if (is_stopped || is_last) {
-        worker_serve_end(v, s, s->id, is_end || is_stopped ? WIRE_STOPPED : WIRE_LENGTH, ERR_NONE, NULL);
-        return false;
-    }
-    return true;
-}
-
 /* ---- requests ---- */
 
 static enum err set_options(struct worker_server *v, struct worker_sequence *s, const struct wire *m)
@@ -196,10 +41,10 @@ static enum err set_options(struct worker_server *v, struct worker_sequence *s, 
     size_t bytes;
     s->id = m->id;
     s->top = (uint32_t)wire_u64(m, WIRE_K_TOP, UINT32_MAX);
-    if (s->top != UINT32_MAX && s->top > TOP_MAX - 1)
-        s->top = TOP_MAX - 1;
+    if (s->top != UINT32_MAX && s->top > WORKER_TOP_MAX)
+        s->top = WORKER_TOP_MAX;
     s->wants_tokens = wire_u64(m, WIRE_K_LAST, 0) != 0;
-    s->from_us = self_us();
+    s->from_us = worker_self_us();
     if (wire_view(m, WIRE_K_STOP, &list, &bytes)) {
         if (!(s->stop = malloc(bytes ? bytes : 1)))
             return ERR_MEMORY;
@@ -272,7 +117,7 @@ static void begin(struct worker_server *v, const struct wire *m)
         if (!v->sequence[i].used)
             s = &v->sequence[i];
     if (!s) {
-        worker_serve_end(v, NULL, m->id, 0, ERR_FULL, "every place is taken");
+        worker_answer_end(v, NULL, m->id, 0, ERR_FULL, "every place is taken");
         return;
     }
     s->used = true;
@@ -289,7 +134,7 @@ static void begin(struct worker_server *v, const struct wire *m)
             e = set_prompt(v, s, m, why);
     }
     if (e) {
-        worker_serve_end(v, NULL, m->id, 0, e, why[0] ? why : err_name(e));
+        worker_answer_end(v, NULL, m->id, 0, e, why[0] ? why : err_name(e));
         drop(v, s);
         return;
     }
@@ -300,7 +145,7 @@ static void begin(struct worker_server *v, const struct wire *m)
         memcpy(&c.token, (const uint8_t *)tokens + i, 4);
         if (c.token >= model_info(v->model)->vocabulary)
             continue;
-        if (!take_token(v, s, &c, NULL, true)) {
+        if (!worker_answer_take(v, s, &c, NULL, true)) {
             drop(v, s);
             return;
         }
@@ -322,7 +167,7 @@ static void fail_all(struct worker_server *v, enum err error)
         struct worker_sequence *s = &v->sequence[i];
         if (!s->used)
             continue;
-        worker_serve_end(v, s, s->id, 0, error, "the engine failed");
+        worker_answer_end(v, s, s->id, 0, error, "the engine failed");
         drop(v, s);
     }
 }
@@ -376,9 +221,9 @@ static void choose_tokens(struct worker_server *v, uint32_t count)
         const float *mine = logits + (size_t)(row++ % most) * words;
         const enum err failed = e ? e : sample_next(s->sampler, mine, &choice);
         if (failed) {
-            worker_serve_end(v, s, s->id, 0, failed, "no token can be chosen");
+            worker_answer_end(v, s, s->id, 0, failed, "no token can be chosen");
             drop(v, s);
-        } else if (!take_token(v, s, &choice, mine, false)) {
+        } else if (!worker_answer_take(v, s, &choice, mine, false)) {
             drop(v, s);
         }
     }

@@ -11,6 +11,8 @@
 #include "model/sample.h"
 #include "model/tokenizer.h"
 
+enum { WORKER_TOP_MAX = 20 }; /* alternatives that are told of a token */
+
 /* One request in the making. */
 struct worker_sequence {
     bool used;
@@ -65,8 +67,12 @@ void worker_chat_open(struct worker_server *v);
 NODISCARD enum err worker_chat(struct worker_server *v, const char *chat, size_t bytes, uint32_t *tokens,
                                size_t capacity, size_t *count, char why[WORKER_WHY]);
 
+/* One more token of the answer, sampled or (logits NULL, is_replayed) by a worker before. False: it has ended. */
+bool worker_answer_take(struct worker_server *v, struct worker_sequence *s, const struct sample_choice *c,
+                        const float *logits, bool is_replayed);
+uint64_t worker_self_us(void);
 /* A request's end: what it cost, or why it failed (s NULL: it never began). */
-void worker_serve_end(struct worker_server *v, struct worker_sequence *s, uint64_t id, uint32_t reason, enum err error,
+void worker_answer_end(struct worker_server *v, struct worker_sequence *s, uint64_t id, uint32_t reason, enum err error,
                       const char *why);
 
 /* An encoder's positions are learnt: there are no more than it was trained with. */

@@ -22,11 +22,19 @@ static double energy(void)
 }
 
 /* Logits of the last token are fetched, so that work still under way is waited for. */
-static enum err one(struct worker_self *w, struct model *m, const uint32_t *tokens, uint32_t prompt, uint32_t generate)
+static enum err one(struct worker_self *w, struct model *m, const uint32_t *tokens, uint32_t prompt, uint32_t generate,
+                    float *hidden)
 {
     const float *logits;
     enum err e = ERR_NONE;
     model_truncate(m, 0, 0);
+    if (model_info(m)->is_encoder) {
+        const struct model_run run = {.outputs = 1, .count = prompt, .tokens = tokens};
+        if (!(e = model_step(m, &run, 1)))
+            e = model_hidden(m, hidden);
+        worker_beat(w, 0, 0);
+        return e;
+    }
     if (prompt) {
         if (!(e = model_prefill(m, 0, tokens, prompt)))
             e = model_logits(m, 0, 1, &logits);
@@ -52,9 +60,17 @@ enum err worker_speed(struct worker_self *w, struct model *m, uint32_t prompt, u
         snprintf(why, WORKER_WHY, "%u tokens do not fit the context of %u", n, model_info(m)->context);
         return ERR_ARGUMENT;
     }
+    if (generate && model_info(m)->is_encoder) {
+        snprintf(why, WORKER_WHY, "an encoder does not generate");
+        return ERR_UNSUPPORTED;
+    }
     uint32_t *tokens = malloc((size_t)n * sizeof *tokens);
-    if (!tokens)
+    float *hidden = malloc(model_info(m)->width * sizeof *hidden); /* of an encoder's last token */
+    if (!tokens || !hidden) {
+        free(tokens);
+        free(hidden);
         return ERR_MEMORY;
+    }
     uint64_t seed = 1;
     for (uint32_t i = 0; i < n; i++) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
@@ -62,7 +78,7 @@ enum err worker_speed(struct worker_self *w, struct model *m, uint32_t prompt, u
     }
     for (uint32_t i = 0; i <= times && !e; i++) {
         double before_j = energy(), before = seconds();
-        e = one(w, m, tokens, prompt, generate);
+        e = one(w, m, tokens, prompt, generate, hidden);
         double took = seconds() - before, used_j = energy() - before_j;
         if (i == 0 || e)
             continue;
@@ -72,6 +88,7 @@ enum err worker_speed(struct worker_self *w, struct model *m, uint32_t prompt, u
         joules += isfinite(used_j) && used_j > 0 ? used_j : 0;
     }
     free(tokens);
+    free(hidden);
     model_truncate(m, 0, 0);
     if (e) {
         snprintf(why, WORKER_WHY, "a step failed: %s", err_name(e));

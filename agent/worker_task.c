@@ -60,8 +60,10 @@ enum err worker_task_open(struct worker_self *w, const char *path, struct engine
     o.progress = on_load;
     o.progress_context = w;
     enum err error = gguf_open(path, &out->gguf, why);
-    if (!error)
+    if (!error) {
+        o.context = worker_embed_context(out->gguf, context);
         error = model_open(out->gguf, e, &o, &out->model, why);
+    }
     if (error)
         worker_task_close(out);
     return error;
@@ -205,7 +207,7 @@ static enum err bench(struct worker_self *w, const struct wire *m, struct worker
         row->prompt = prompt;
         fill_row(row, "pp", prompt, times, engine, &speed);
     }
-    if (generate) {
+    if (generate && !model_info(o->model)->is_encoder) {
         if ((e = worker_speed(w, o->model, 0, generate, times, &speed, why)))
             return e;
         struct message_row *row = &r->row[r->rows++];

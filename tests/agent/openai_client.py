@@ -255,6 +255,51 @@ def embeddings(server, vectors):
     raises("400: nor chat", bad, lambda: c.chat.completions.create(model="default", messages=[{"role": "user", "content": "x"}]), 400)
 
 
+TEMPLATES = {  # what a model may bring
+    "good": "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}",
+    "strict": "{% if messages[0].role == 'system' %}{{ raise_exception('This model takes no system message') }}{% endif %}{{ messages[0].content }}",
+    "beyond": "{% include 'other' %}",
+    "faulty": "{{ messages[0].content.nothing.here }}",
+}
+
+
+def with_template(folder, source, template):
+    """A copy of a Hugging Face folder with this chat template, imported."""
+    copy, out = tempfile.mkdtemp(dir=folder), tempfile.mktemp(".gguf", dir=folder)
+    for name in os.listdir(source):
+        if not name.startswith("reference"):
+            os.symlink(os.path.join(os.path.abspath(source), name), os.path.join(copy, name))
+    with open(copy + "/chat_template.jinja", "w", encoding="utf-8") as f:
+        f.write(template)
+    subprocess.run([BIN + "/tare", "import", copy, "-o", out, "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    return out
+
+
+def templates(server, folder, source):
+    c = server.client
+    user, system = {"role": "user", "content": " Hello "}, {"role": "system", "content": "Be brief."}
+    for name, template in TEMPLATES.items():
+        before = c.models.list().data[0].id
+        server.say("model " + with_template(folder, source, template))
+        while c.models.list().data[0].id == before:
+            time.sleep(0.05)
+        model = server.ready()
+        chat = lambda messages, **more: c.chat.completions.create(model="default", messages=messages, max_tokens=2, **more)
+        if name == "good":
+            a = chat([system, user])
+            plain = c.completions.create(model="default", prompt="[system] Be brief.\n[user] Hello\n[assistant]", max_tokens=1)
+            check("the model's own template makes the prompt", a.usage.prompt_tokens == plain.usage.prompt_tokens, (a.usage, plain.usage))
+        elif name == "strict":
+            raises("400: the template refuses the conversation, in its own words", openai.BadRequestError, lambda: chat([system, user]),
+                   400, None, None, "This model takes no system message")
+            raises("400: in a stream too", openai.BadRequestError, lambda: chat([system, user], stream=True), 400, None, None, "no system message")
+            check("and takes another one", chat([user]).usage.completion_tokens > 0)
+        else:
+            check("a template that cannot be used is seen: " + name, model.capabilities["chat"] is (name == "faulty"), model)
+            raises("500: " + name, openai.InternalServerError, lambda: chat([user]), 500, None, None, "chat template, line 1: ")
+            check("completions go on", c.completions.create(model="default", prompt="x", max_tokens=1).usage.completion_tokens == 1)
+
+
 def main():
     server = Server("none")
     c = server.client
@@ -275,13 +320,14 @@ def main():
     cancels(c, server)
     with tempfile.TemporaryDirectory() as folder:
         bert = folder + "/bert.gguf"
-        subprocess.run([BIN + "/tare", "import", BERT, "-o", bert, "--quiet"], check=True)
+        subprocess.run([BIN + "/tare", "import", BERT, "-o", bert, "--quiet"], check=True, stdout=subprocess.DEVNULL)
         told = subprocess.run([BIN + "/tare", "embed", bert, "hello world", "Gr\u00fc\u00dfe \u4f60\u597d", "x", "--json", "--plugin", "scalar"],
                               check=True, capture_output=True, text=True)
         server.say("model " + bert)
         while c.models.list().data[0].id == model.id:
             time.sleep(0.05)
         embeddings(server, json.loads(told.stdout))
+        templates(server, folder, os.path.dirname(BERT) + "/llama3")
     check("the server ends in order", server.close() == 0)
     print(f"openai {openai.__version__}, Python {sys.version.split()[0]}: {failures} failures")
     return failures > 0
