@@ -6,7 +6,7 @@
 
 #include "cli/cli.h"
 #include "cli/table.h"
-#include "hal/device.h"
+#include "hal/ceiling.h"
 #include "hal/select.h"
 #include "plugins/scalar/scalar.h"
 
@@ -42,8 +42,22 @@ static const struct cli_option options[] = {
 struct timings {
     struct table table;
     json_t *list;
-    struct device_speed speed; /* the ceilings, measured in the same run; 0 when not */
+    struct ceiling speed; /* measured in the same run; 0 when not */
 };
+
+/* The greater share of what memory or integer arithmetic could do. Products of integers are held against
+ * vectors, and against tiles where they pass them; what stays in a cache may pass the memory's speed. */
+static double share_of(const struct ceiling *c, const struct check_timing *t, const char **of)
+{
+    const double bytes = c->read_gbs > 0 ? t->gbs / c->read_gbs : 0;
+    double ops = !strcmp(t->op, "matmul") && c->int8_gops > 0 ? t->gops / c->int8_gops : 0;
+    *of = ops > bytes ? "int8" : "read";
+    if (ops > 1 && c->tile_gops > 0) {
+        ops = t->gops / c->tile_gops;
+        *of = "tiles";
+    }
+    return ops > bytes || !strcmp(*of, "tiles") ? ops : bytes;
+}
 
 static void add_timing(void *context, const struct check_timing *t)
 {
@@ -54,15 +68,17 @@ static void add_timing(void *context, const struct check_timing *t)
     if (t->gops > 0)
         snprintf(gops, sizeof gops, "%.1f", t->gops);
     snprintf(gbs, sizeof gbs, "%.2f", t->gbs);
-    if (!strcmp(t->op, "matmul") && all->speed.read_gbs > 0) {
-        double bytes = t->gbs / all->speed.read_gbs, ops = t->gops / all->speed.int8_gops;
-        snprintf(part, sizeof part, "%.0f %% %s", 100 * (bytes > ops ? bytes : ops),
-                 bytes > ops ? "read" : "int8");
-    }
+    const char *of = "read";
+    const double share = share_of(&all->speed, t, &of);
+    if (share > 1 && !strcmp(of, "read"))
+        snprintf(part, sizeof part, "in cache");
+    else if (share > 0)
+        snprintf(part, sizeof part, "%.0f %% %s", 100 * share, of);
     table_row(&all->table, (const char *[]){t->op, t->shape, ns, ratio, gops, gbs, part});
-    json_array_append_new(all->list, json_pack("{s:s, s:s, s:f, s:f, s:f, s:f}", "op", t->op,
-                                               "shape", t->shape, "ns", t->ns, "reference_ns",
-                                               t->reference_ns, "gops", t->gops, "gbs", t->gbs));
+    json_array_append_new(all->list,
+                          json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:s}", "op", t->op, "shape",
+                                    t->shape, "ns", t->ns, "reference_ns", t->reference_ns, "gops",
+                                    t->gops, "gbs", t->gbs, "share", share, "of", of));
 }
 
 /* "scalar", "vnni" of the plugin folder, or a file. */
@@ -85,17 +101,22 @@ static int run_bench(struct cli_call *call, const struct hal_plugin *plugin,
 {
     struct timings all = {.list = json_array()};
     uint32_t threads = check->threads ? check->threads : 2;
-    if (!device_measure(threads, 400, &all.speed))
+    if (!ceiling_measure(threads, CHECK_STREAM_BYTES, 200, &all.speed))
         json_object_set_new(answer, "ceilings",
-                            json_pack("{s:f, s:f, s:i}", "read_gbs", all.speed.read_gbs,
-                                      "int8_gops", all.speed.int8_gops, "threads", (int)threads));
+                            json_pack("{s:f, s:f, s:f, s:i, s:i}", "read_gbs", all.speed.read_gbs,
+                                      "int8_gops", all.speed.int8_gops, "tile_gops",
+                                      all.speed.tile_gops, "read_bytes", CHECK_STREAM_BYTES,
+                                      "threads", (int)threads));
     table_open(&all.table, "operation|shape|>us|>x scalar|>GOPS|>GB/s|>of ceiling");
     enum err e = check_bench(plugin, check, add_timing, &all);
     table_close(&all.table, call);
     json_object_set_new(answer, "timings", all.list);
     if (!e)
-        cli_print(call, "ceilings, %u threads: int8 %.0f GOPS, 64 MiB read at %.1f GB/s\n", threads,
-                  all.speed.int8_gops, all.speed.read_gbs);
+        cli_print(call,
+                  "ceilings, %u threads: int8 %.0f GOPS in vectors, %.0f in tiles; %d MiB read at %.1f "
+                  "GB/s\n",
+                  threads, all.speed.int8_gops, all.speed.tile_gops, CHECK_STREAM_BYTES >> 20,
+                  all.speed.read_gbs);
     return e ? cli_fail(call, cli_status_of(e), plugin->name, NULL, "%s", cli_sentence(e))
              : CLI_DONE;
 }

@@ -48,6 +48,9 @@ struct check_report {
 NODISCARD enum err check_plugin(const struct hal_plugin *plugin,
                                 const struct check_options *options, struct check_report *report);
 
+/* Weights of one type that a product with one token streams through in the benchmark. */
+enum { CHECK_STREAM_BYTES = 128 << 20 };
+
 /* One timed case. */
 struct check_timing {
     const char *op;
@@ -55,7 +58,7 @@ struct check_timing {
     double ns;           /* median of the samples, one call */
     double reference_ns; /* scalar's, 0 when not timed */
     double gops;         /* 1e9 operations per second (2 per multiply-add), 0: none */
-    double gbs;          /* GB/s of the matrix that streams */
+    double gbs;          /* GB/s of what streams: the weights of a product, else what is read and written */
 };
 
 /* Time plugin and scalar on the same calls: median of samples of at least 1 ms each. each is called

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "hal/block.h"
+#include "hal/check_bench_rows.h"
 #include "hal/check_host.h"
 #include "plugins/scalar/scalar.h"
 
@@ -83,15 +84,30 @@ static enum err report_work(const struct bench *b, const char *op, const char *s
     return ERR_NONE;
 }
 
+/* A call that knows nothing of sides. */
+struct plain_call {
+    enum err (*call)(const struct hal_plugin *ops, void *dev, void *context);
+    void *context;
+};
+
+static enum err call_plain(const struct side *side, void *context)
+{
+    const struct plain_call *p = context;
+    return p->call(side->ops, side->dev, p->context);
+}
+
+/* One token times copies of a weight in turn, so that they come from memory and not from a cache. */
 struct product {
-    struct hal_mat x, w, y;
+    struct hal_mat x, y;
+    struct hal_mat *w;
+    uint32_t copies, next;
     float row[BENCH_OUT];
 };
 
 static enum err call_matmul(const struct side *side, void *context)
 {
     struct product *p = context;
-    const struct hal_mat *const y = &p->y, *const w = &p->w;
+    const struct hal_mat *const y = &p->y, *const w = &p->w[p->next++ % p->copies];
     const enum err e = side->ops->matmul(side->dev, &y, &p->x, &w, 1);
     /* work may still run on return: the first row waits for it */
     return e != ERR_NONE
@@ -99,11 +115,45 @@ static enum err call_matmul(const struct side *side, void *context)
                : side->ops->mat_get(side->dev, &p->y, 0, 1, p->row, p->y.cols * sizeof *p->row);
 }
 
+static void free_copies(const struct bench *b, struct product *p)
+{
+    for (uint32_t i = 1; i < p->copies; i++)
+        b->c->plugin->mat_free(b->c->dev, &p->w[i]);
+    free(p->w);
+}
+
+/* The first is w itself; the others get the same rows from scalar's copy. */
+static enum err new_copies(const struct bench *b, const struct check_pair *w, uint32_t copies,
+                           struct product *p)
+{
+    const size_t bytes = block_row_bytes(w->theirs.type, w->theirs.cols) * w->theirs.rows;
+    p->w = calloc(copies, sizeof *p->w);
+    if (p->w == NULL)
+        return ERR_MEMORY;
+    p->w[0] = w->mine;
+    for (p->copies = 1; p->copies < copies; p->copies++) {
+        struct hal_mat *m = &p->w[p->copies];
+        *m = w->mine;
+        m->mem = NULL;
+        enum err e = b->c->plugin->mat_new(b->c->dev, m);
+        if (e != ERR_NONE)
+            return ERR_NONE; /* fewer, where memory is short */
+        e = b->c->plugin->mat_put(b->c->dev, m, 0, m->rows, w->theirs.mem, bytes);
+        if (e != ERR_NONE) {
+            b->c->plugin->mat_free(b->c->dev, m);
+            return e;
+        }
+    }
+    return ERR_NONE;
+}
+
 static enum err bench_matmul(const struct bench *b, uint32_t type, uint32_t n)
 {
     struct check_run *c = b->c;
     struct check_pair x, w, y;
+    struct product mine = {.w = NULL}, theirs = {.w = NULL};
     const uint32_t in = 4096, out = BENCH_OUT;
+    const size_t bytes = block_row_bytes(type, in) * out;
     char shape[64];
     memset(&w, 0, sizeof w);
     memset(&y, 0, sizeof y);
@@ -113,13 +163,17 @@ static enum err bench_matmul(const struct bench *b, uint32_t type, uint32_t n)
         e = check_pair_weight(c, type, out, in, &w);
     if (e == ERR_NONE)
         e = check_pair_new(c, HAL_ACTIVATION, HAL_F32, n, out, &y);
+    if (e == ERR_NONE)
+        e = new_copies(b, &w, n == 1 && !c->options->is_quick ? CHECK_STREAM_BYTES / (uint32_t)bytes : 1,
+                       &mine);
     if (e == ERR_NONE) {
-        struct product mine = {x.mine, w.mine, y.mine, {0}};
-        struct product theirs = {x.theirs, w.theirs, y.theirs, {0}};
+        mine.x = x.mine;
+        mine.y = y.mine;
+        theirs = (struct product){x.theirs, y.theirs, &w.theirs, 1, 0, {0}};
         const struct work a = {call_matmul, &mine}, r = {call_matmul, &theirs};
-        e = report_work(b, "matmul", shape, &a, &r, 2.0 * n * in * out,
-                        (double)block_row_bytes(type, in) * out);
+        e = report_work(b, "matmul", shape, &a, &r, 2.0 * n * in * out, (double)bytes);
     }
+    free_copies(b, &mine);
     check_pair_free(c, &y);
     check_pair_free(c, &w);
     check_pair_free(c, &x);
@@ -173,42 +227,14 @@ static enum err bench_coding(const struct bench *b, uint32_t type)
     return e;
 }
 
-struct rows {
-    struct hal_mat x, w;
-};
-
-static enum err call_rmsnorm(const struct side *side, void *context)
+static enum err report_rows(const struct check_clock *clock, const char *op, const char *shape,
+                            enum err (*call)(const struct hal_plugin *ops, void *dev, void *context),
+                            void *mine, void *theirs, double ops, double bytes)
 {
-    const struct rows *r = context;
-    return side->ops->rmsnorm(side->dev, &r->x, &r->x, &r->w, 1e-6f);
-}
-
-static enum err call_glu(const struct side *side, void *context)
-{
-    const struct rows *r = context;
-    return side->ops->glu(side->dev, &r->x, &r->x, NULL, HAL_SILU);
-}
-
-static enum err bench_rows(const struct bench *b)
-{
-    struct check_run *c = b->c;
-    struct check_pair x, w;
-    memset(&w, 0, sizeof w);
-    enum err e = check_pair_activation(c, 64, 2048, &x);
-    if (e == ERR_NONE)
-        e = check_pair_activation(c, 1, 2048, &w);
-    if (e == ERR_NONE) {
-        struct rows mine = {x.mine, w.mine}, theirs = {x.theirs, w.theirs};
-        const struct work norm = {call_rmsnorm, &mine}, its_norm = {call_rmsnorm, &theirs};
-        const struct work glu = {call_glu, &mine}, its_glu = {call_glu, &theirs};
-        if (b->mine.ops->rmsnorm != NULL)
-            e = report_work(b, "rmsnorm", "64x2048", &norm, &its_norm, 0, 64.0 * 2048 * 8);
-        if (e == ERR_NONE && b->mine.ops->glu != NULL)
-            e = report_work(b, "glu", "silu 64x2048", &glu, &its_glu, 0, 64.0 * 2048 * 8);
-    }
-    check_pair_free(c, &w);
-    check_pair_free(c, &x);
-    return e;
+    const struct bench *b = clock->bench;
+    struct plain_call plain = {call, mine}, reference = {call, theirs};
+    const struct work a = {call_plain, &plain}, r = {call_plain, &reference};
+    return report_work(b, op, shape, &a, &r, ops, bytes);
 }
 
 static int is_wanted(const struct check_options *o, const char *op)
@@ -231,9 +257,8 @@ static enum err bench_all(const struct bench *b)
         if (e == ERR_NONE && (is_wanted(o, "encode") || is_wanted(o, "decode")) && !o->is_quick)
             e = bench_coding(b, types[i]->type);
     }
-    if (e == ERR_NONE && (is_wanted(o, "rmsnorm") || is_wanted(o, "glu")))
-        e = bench_rows(b);
-    return e;
+    const struct check_clock clock = {o, b->mine.ops, b, report_rows};
+    return e == ERR_NONE ? check_bench_rows(b->c, &clock) : e;
 }
 
 enum err check_bench(const struct hal_plugin *plugin, const struct check_options *options,
