@@ -10,7 +10,7 @@
 #include "hal/engine.h"
 #include "model/gguf.h"
 
-enum { STEP_WIDE = 256, STEP = 32, INPUTS = 2, BANDS = 8 };
+enum { STEP_WIDE = 256, STEP = 32, INPUTS = 2 };
 
 struct choosing {
     const struct prune_choose_options *options;
@@ -229,7 +229,7 @@ static uint32_t band_of(const struct choosing *c)
     const struct prune_shape *s = &c->p->shape;
     const uint64_t memory = c->options->memory_bytes ? c->options->memory_bytes : 1ull << 30;
     const uint64_t one = hessian_bytes(s->ffn) + hessian_bytes(s->heads * s->value_dim);
-    uint32_t band = (s->layers + BANDS - 1) / BANDS;
+    uint32_t band = s->layers;
     while (band > 1 && band * one > memory / 2)
         band--;
     return band;
