@@ -104,10 +104,10 @@ struct vnni_queries {
 
 enum { VNNI_QUERIES = 64, VNNI_KEYS = 32 };
 
-/* F32 values of room that attend needs; one decoded key also passes through the scores. */
+/* F32 values of room that attend needs. */
 static inline size_t vnni_attend_room(size_t key_dim, size_t value_dim)
 {
-    return VNNI_KEYS * (key_dim + value_dim + 32) + VNNI_QUERIES * (VNNI_KEYS + 2) + key_dim;
+    return VNNI_KEYS * (key_dim + value_dim + 32) + VNNI_QUERIES * (VNNI_KEYS + 2) + 16 * (key_dim + 32);
 }
 
 /* The kernels of one instruction set. */

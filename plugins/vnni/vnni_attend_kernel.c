@@ -9,18 +9,17 @@
 enum {
     KEY_VECTORS = VNNI_KEYS / VF_LANES,
     QUERY_GROUP = 4,     /* queries that share loads of keys or values */
-    VALUE_VECTORS = HALVES == 1 ? 4 : 2,
-    FEW_QUERIES = 8      /* up to these, transposing the keys costs more than it saves */
+    VALUE_VECTORS = HALVES == 1 ? 4 : 2
 };
 
-/* Room: decoded keys [VNNI_KEYS][key_dim + pad] or transposed [key_dim][VNNI_KEYS], values
- * [VNNI_KEYS][value_dim + pad], scores [query][VNNI_KEYS], then top and total of each query. */
+/* Room: keys [key_dim][VNNI_KEYS], values [VNNI_KEYS][value_dim + pad], top and total of each query, scores
+ * [query][VNNI_KEYS], then decoded keys on their way to be transposed [VF_LANES][key_dim + pad]. */
 struct work {
     const struct vnni_attention *a;
     const struct vnni_queries *queries;
     uint32_t count;                 /* queries */
     uint32_t key_stride, value_stride;
-    float *keys, *values, *scores, *top, *total;
+    float *keys, *values, *scores, *top, *total, *lines;
     uint32_t slots[VNNI_KEYS];
     uint32_t slot_count; /* of this block */
     uint32_t before;     /* slots of the blocks before */
@@ -83,23 +82,10 @@ static void decode(uint32_t type, const uint8_t *p, uint32_t dim, float *out)
     }
 }
 
-/* ---- scores of one block: [query][VNNI_KEYS], before scale ---- */
-
-/* Few queries: each key is read as it lies. */
-static void score_few(const struct work *w)
-{
-    const uint32_t dim = w->a->geometry->key_dim;
-    for (uint32_t j = 0; j < w->slot_count; j++) {
-        const float *key = w->keys + (size_t)j * w->key_stride;
-        for (uint32_t i = 0; i < w->count; i++) {
-            const float *q = query_of(w, i);
-            VF sum = vf_zero();
-            for (uint32_t c = 0; c < dim; c += VF_LANES)
-                sum = vf_fma(vf_load_part(q + c, dim - c), vf_load_part(key + c, dim - c), sum);
-            w->scores[i * VNNI_KEYS + j] = vf_sum(sum);
-        }
-    }
-}
+/* ---- scores of one block: [query][VNNI_KEYS], before scale ----
+ *
+ * Lanes are slots and columns are added in order whatever the number of queries is, so that a row's result does
+ * not depend on the rows beside it: a token decoded alone has the bits of the same token within a prompt. */
 
 INLINE void score_group(const struct work *w, uint32_t first, uint32_t count)
 {
@@ -127,7 +113,7 @@ INLINE void score_group(const struct work *w, uint32_t first, uint32_t count)
     }
 }
 
-static void score_many(const struct work *w)
+static void score(const struct work *w)
 {
     uint32_t i = 0;
     for (; i + QUERY_GROUP <= w->count; i += QUERY_GROUP)
@@ -267,6 +253,25 @@ static void take_slots(struct work *w, struct cursor *at, uint32_t end)
     }
 }
 
+/* VF_LANES lines of as many values from `lines` on become `columns` rows of VNNI_KEYS. */
+INLINE void transpose(const float *lines, uint32_t stride, float *out, uint32_t columns)
+{
+    VF v[VF_LANES];
+    UNROLL for (uint32_t i = 0; i < VF_LANES; i++)
+        v[i] = vf_load(lines + (size_t)i * stride);
+    vf_transpose(v);
+    if (columns == VF_LANES) {
+        UNROLL for (uint32_t i = 0; i < VF_LANES; i++)
+            vf_store(out + (size_t)i * VNNI_KEYS, v[i]);
+        return;
+    }
+    UNROLL for (uint32_t i = 0; i < VF_LANES; i++)
+    {
+        if (i < columns)
+            vf_store(out + (size_t)i * VNNI_KEYS, v[i]);
+    }
+}
+
 static void load_block(const struct work *w)
 {
     const struct vnni_attention *a = w->a;
@@ -277,26 +282,21 @@ static void load_block(const struct work *w)
         float *value = w->values + (size_t)j * w->value_stride;
         decode(a->v_type, v + w->slots[j] * a->v_row, value_dim, value);
     }
-    for (uint32_t j = 0; j < w->slot_count; j++) {
-        const uint8_t *key = k + w->slots[j] * a->k_row;
-        if (w->count <= FEW_QUERIES) {
-            decode(a->k_type, key, key_dim, w->keys + (size_t)j * w->key_stride);
-            continue;
-        }
-        float *line = w->scores; /* not yet in use; see vnni_attend_room */
-        decode(a->k_type, key, key_dim, line);
-        for (uint32_t c = 0; c < key_dim; c++)
-            w->keys[(size_t)c * VNNI_KEYS + j] = line[c];
+    for (uint32_t j = 0; j < w->slot_count; j += VF_LANES) {
+        const uint32_t left = w->slot_count - j;
+        const uint32_t slots = left < VF_LANES ? left : VF_LANES;
+        for (uint32_t i = 0; i < slots; i++)
+            decode(a->k_type, k + w->slots[j + i] * a->k_row, key_dim, w->lines + (size_t)i * w->key_stride);
+        for (uint32_t c = 0; c < key_dim; c += VF_LANES)
+            transpose(w->lines + c, w->key_stride, w->keys + (size_t)c * VNNI_KEYS + j,
+                      key_dim - c < VF_LANES ? key_dim - c : VF_LANES);
     }
 }
 
 static void attend_block(struct work *w, const uint32_t *visible)
 {
     load_block(w);
-    if (w->count <= FEW_QUERIES)
-        score_few(w);
-    else
-        score_many(w);
+    score(w);
     float shrink[VNNI_QUERIES];
     for (uint32_t i = 0; i < w->count; i++) {
         const uint32_t all = visible[i / w->queries->heads];
@@ -327,6 +327,7 @@ void VNNI_BASE_KERNEL(attend)(const struct vnni_attention *a, const struct vnni_
     w.top = w.values + (size_t)VNNI_KEYS * w.value_stride;
     w.total = w.top + VNNI_QUERIES;
     w.scores = w.total + VNNI_QUERIES;
+    w.lines = w.scores + VNNI_QUERIES * VNNI_KEYS;
     uint32_t visible[VNNI_QUERIES];
     for (uint32_t r = 0; r < queries->rows; r++)
         visible[r] = visible_slots(g, queries->first_row + r);
