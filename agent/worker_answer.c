@@ -52,21 +52,23 @@ static void say_token(struct worker_server *v, struct worker_sequence *s, const 
     worker_reply(v->w, &m);
 }
 
-static bool hold(struct worker_sequence *s, const char *text, size_t bytes)
+enum err worker_answer_begin(struct worker_sequence *s)
 {
-    if (s->held_bytes + bytes > s->held_capacity) {
-        size_t capacity = s->held_capacity ? s->held_capacity : 256;
-        while (capacity < s->held_bytes + bytes)
-            capacity *= 2;
-        char *grown = realloc(s->held, capacity);
-        if (!grown)
-            return false;
-        s->held = grown;
-        s->held_capacity = capacity;
-    }
+    const size_t capacity = s->stop_bytes + PIECE_MAX;
+    if (capacity <= s->held_capacity)
+        return ERR_NONE;
+    char *grown = realloc(s->held, capacity);
+    if (!grown)
+        return ERR_MEMORY;
+    s->held = grown;
+    s->held_capacity = capacity;
+    return ERR_NONE;
+}
+
+static void hold(struct worker_sequence *s, const char *text, size_t bytes)
+{
     memcpy(s->held + s->held_bytes, text, bytes);
     s->held_bytes += bytes;
-    return true;
 }
 
 /* How much of the held text may be said: all but what may become a stop string; *is_stopped with the text
@@ -141,10 +143,7 @@ bool worker_answer_take(struct worker_server *v, struct worker_sequence *s, cons
     bool is_last = is_end || s->count - s->prompt >= s->most || s->count >= v->context;
     if (is_last && !is_end)
         bytes += tokenizer_stream_end(&s->stream, piece + bytes);
-    if (bytes && !hold(s, piece, bytes)) {
-        worker_answer_end(v, s, s->id, 0, ERR_MEMORY, "no memory for the answer");
-        return false;
-    }
+    hold(s, piece, bytes);
     size_t say = sayable(s, &is_stopped);
     if (is_last && !is_stopped)
         say = s->held_bytes;

@@ -23,9 +23,8 @@ static void drop(struct worker_server *v, struct worker_sequence *s)
         worker_texts_end(&v->texts, s->index);
     sample_close(s->sampler);
     free(s->stop);
-    free(s->held);
     worker_embed_free(s->embedding);
-    memset(s, 0, sizeof *s);
+    *s = (struct worker_sequence){.held = s->held, .held_capacity = s->held_capacity}; /* for the next one */
     v->active--;
 }
 
@@ -51,6 +50,8 @@ static enum err set_options(struct worker_server *v, struct worker_sequence *s, 
         memcpy(s->stop, list, bytes);
         s->stop_bytes = bytes;
     }
+    if (worker_answer_begin(s))
+        return ERR_MEMORY;
     return sample_open(&o, model_info(v->model)->vocabulary, &s->sampler);
 }
 
@@ -369,6 +370,8 @@ enum err worker_serve(struct worker_self *w, const struct wire *m)
             if (v.sequence[i].used)
                 drop(&v, &v.sequence[i]);
     }
+    for (uint32_t i = 0; v.sequence && i < v.sequences; i++)
+        free(v.sequence[i].held);
     free(v.sequence);
     free(v.runs);
     free(v.running);

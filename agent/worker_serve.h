@@ -67,6 +67,8 @@ void worker_chat_open(struct worker_server *v);
 NODISCARD enum err worker_chat(struct worker_server *v, const char *chat, size_t bytes, uint32_t *tokens,
                                size_t capacity, size_t *count, char why[WORKER_WHY]);
 
+/* Room for what may be held back: less than the longest stop string, and one piece. ERR_MEMORY. */
+NODISCARD enum err worker_answer_begin(struct worker_sequence *s);
 /* One more token of the answer, sampled or (logits NULL, is_replayed) by a worker before. False: it has ended. */
 bool worker_answer_take(struct worker_server *v, struct worker_sequence *s, const struct sample_choice *c,
                         const float *logits, bool is_replayed);

@@ -12,7 +12,8 @@ enum { PIECE_BYTES = 4096 };
 
 struct run_settings {
     const char *prompt, *system;
-    int64_t tokens, context, seed, top_k;
+    int64_t tokens, context, seed, top_k, cache_bytes;
+    const char *cache_folder;
     double temperature, top_p;
     int cache;
     bool special, is_chat;
@@ -39,6 +40,11 @@ static const struct cli_option options[] = {
      .offset = offsetof(struct run_settings, context), .help = "positions at most; default: as trained, up to 4096"},
     {.name = "cache", .kind = CLI_CHOICE, .choices = OPEN_MODEL_CACHES, .preset = "f16",
      .offset = offsetof(struct run_settings, cache), .help = "type of keys and values"},
+    {.name = "cache-memory", .kind = CLI_BYTES, .value = "BYTES", .offset = offsetof(struct run_settings, cache_bytes),
+     .help = "keep at most this of keys and values in memory, such as 64M; layers beyond it take turns"},
+    {.name = "cache-folder", .kind = CLI_TEXT, .value = "FOLDER", .preset = "/tmp",
+     .offset = offsetof(struct run_settings, cache_folder),
+     .help = "with --cache-memory: where an unnamed file holds the rest"},
     {.name = "special", .kind = CLI_FLAG, .offset = offsetof(struct run_settings, special),
      .help = "show control tokens"},
     {.name = NULL}};
@@ -192,7 +198,9 @@ static int run(struct cli_call *call)
     const struct run_settings *s = call->settings;
     const struct model_options o = {.context = (uint32_t)s->context,
                                     .cache_k = open_model_cache(s->cache),
-                                    .cache_v = open_model_cache(s->cache)};
+                                    .cache_v = open_model_cache(s->cache),
+                                    .cache_bytes = (uint64_t)s->cache_bytes,
+                                    .spill_folder = s->cache_bytes ? s->cache_folder : NULL};
     struct open_model m = {NULL, NULL, NULL};
     struct generation g = {0};
     struct engine *e = NULL;
