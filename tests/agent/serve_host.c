@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "agent/log.h"
@@ -18,7 +19,6 @@
 #include "agent/worker.h"
 
 static struct loop *loop;
-static bool is_leaving, has_left;
 static unsigned long long requests, cached, crashes;
 
 static void hook_nothing(void *context)
@@ -69,35 +69,25 @@ static void hook_down(void *context, const char *why)
 {
     (void)context;
     fprintf(stderr, "serve_host: %s\n", why);
-    if (is_leaving && strstr(why, "status 0"))
-        has_left = true;
-    else
-        crashes++;
-    if (is_leaving)
-        loop_stop(loop);
+    crashes++;
 }
 
-static void on_late(void *context)
+/* The worker sees our end of the channel close, and ends by itself: the agent would not wait for a sanitizer's last
+ * look. It stays to be reaped by its owner. */
+static bool leave(pid_t worker)
 {
-    (void)context;
-    fprintf(stderr, "serve_host: the worker did not end\n");
-    loop_stop(loop);
-}
-
-/* The worker's end of the channel sees ours close, and ends. */
-static void leave(void)
-{
-    static struct loop_timer timer;
     struct sockaddr name = {0};
-    if (is_leaving)
-        return;
-    is_leaving = true;
+    siginfo_t info = {0};
     for (int fd = 3; fd < 1024; fd++) {
         socklen_t size = sizeof name;
         if (getsockname(fd, &name, &size) == 0 && name.sa_family == AF_UNIX)
             shutdown(fd, SHUT_WR);
     }
-    loop_set_timer(loop, &timer, 60000, on_late, NULL);
+    if (waitid(P_PID, (id_t)worker, &info, WEXITED | WNOWAIT) || info.si_code != CLD_EXITED || info.si_status) {
+        fprintf(stderr, "serve_host: the worker ended with %d\n", info.si_status);
+        return false;
+    }
+    return true;
 }
 
 static void on_input(void *context, uint32_t events)
@@ -107,7 +97,7 @@ static void on_input(void *context, uint32_t events)
     (void)events;
     if (read(0, bytes, sizeof bytes) <= 0) {
         loop_delete(loop, context);
-        leave();
+        loop_stop(loop);
     }
 }
 
@@ -180,7 +170,7 @@ int main(int argc, char **argv)
         goto out;
     printf("%u %d\n", port, (int)serve_pid(serve));
     fflush(stdout);
-    status = loop_run(loop) || crashes || !has_left;
+    status = loop_run(loop) || !leave(serve_pid(serve)) || crashes;
     printf("%llu requests, %llu cached tokens, %llu crashes\n", requests, cached, crashes);
 out:
     openai_close(openai);
