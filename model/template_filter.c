@@ -335,6 +335,8 @@ bool template_filter_is_known(struct text name)
 struct value template_filter(struct run *r, struct text name, struct value v, const struct arguments *a)
 {
     const struct filter *f = find(name);
+    if (!f)
+        template_refuse(r, "no filter named '%.*s'", (int)(name.bytes < 40 ? name.bytes : 40), name.at);
     if (!f || !template_step(r, 1) || !template_takes(r, a, f->least, f->most, f->name))
         return nothing;
     return f->call(r, v, a);

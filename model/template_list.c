@@ -122,9 +122,15 @@ static struct arguments behind(const struct arguments *a, uint32_t n)
     return rest;
 }
 
+/* These filters see nothing in what is not true, so also in none. */
+static struct value seen_through(struct run *r, struct value v)
+{
+    return template_is_true(v) ? template_list_of(r, v) : template_list(NULL, 0);
+}
+
 struct value template_do_map(struct run *r, struct value v, const struct arguments *a)
 {
-    const struct value list = template_list_of(r, v);
+    const struct value list = seen_through(r, v);
     const struct value *attribute = a->placed ? NULL : template_argument(a, 0, "attribute");
     const struct value *preset = template_argument(a, ARGUMENTS_MAX, "default");
     const size_t count = list.kind == LIST ? list.list.count : 0;
@@ -147,7 +153,7 @@ struct value template_do_map(struct run *r, struct value v, const struct argumen
 /* select, reject: (test, ...); selectattr, rejectattr: (attribute, test, ...); no test: is it true? */
 static struct value pick(struct run *r, struct value v, const struct arguments *a, bool by_attribute, bool wanted)
 {
-    const struct value list = template_list_of(r, v);
+    const struct value list = seen_through(r, v);
     const uint32_t place = by_attribute;
     const size_t count = list.kind == LIST ? list.list.count : 0;
     struct value *out = template_new(r, (count + 1) * sizeof *out);

@@ -201,6 +201,39 @@ static bool is_digit(uint32_t c)
     return c >= '0' && c <= '9';
 }
 
+/* "{} {0} {name}" without format specifications; {{ and }} are braces. */
+static struct value format(struct run *r, struct text t, const struct arguments *a)
+{
+    struct builder b = {0};
+    uint32_t next = 0;
+    for (size_t i = 0; i < t.bytes && !template_failed(r); i++) {
+        const char c = t.at[i];
+        if ((c == '{' || c == '}') && i + 1 < t.bytes && t.at[i + 1] == c) {
+            template_add(r, &b, template_part(t, i, i + 1));
+            i++;
+            continue;
+        }
+        if (c != '{') {
+            template_add(r, &b, template_part(t, i, i + 1));
+            continue;
+        }
+        const size_t end = template_find(t, template_literal("}"), i);
+        const struct text name = template_part(t, i + 1, end == SIZE_MAX ? t.bytes : end);
+        const bool is_place = name.bytes == 0 || (name.bytes == 1 && is_digit((uint8_t)name.at[0]));
+        const uint32_t place = name.bytes ? (uint32_t)(name.at[0] - '0') : next++;
+        const struct value *v = is_place && place < a->placed ? &a->at[place] : NULL;
+        for (uint32_t k = a->placed; k < a->count && !is_place; k++)
+            if (template_text_equal(a->name[k], name))
+                v = &a->at[k];
+        if (end == SIZE_MAX || !v)
+            template_refuse(r, "format: expected {}, {0} or {name} of what is given");
+        else
+            template_add(r, &b, template_spell(r, *v));
+        i = end;
+    }
+    return template_text_value(template_built(&b));
+}
+
 static struct value strip(struct run *r, struct text t, const struct arguments *a, bool at_start, bool at_end)
 {
     struct text chars = {0};
@@ -214,7 +247,7 @@ static struct value strip(struct run *r, struct text t, const struct arguments *
 }
 
 enum name {
-    CAPITALIZE_, COUNT, ENDSWITH, FIND, ISDIGIT, ISSPACE, JOIN, LOWER_, LSTRIP, REMOVEPREFIX, REMOVESUFFIX, REPLACE,
+    CAPITALIZE_, COUNT, ENDSWITH, FIND, FORMAT, ISDIGIT, ISSPACE, JOIN, LOWER_, LSTRIP, REMOVEPREFIX, REMOVESUFFIX, REPLACE,
     RFIND, RSPLIT, RSTRIP, SPLIT, SPLITLINES, STARTSWITH, STRIP, TITLE_, UPPER_, /* of strings */
     KEYS, VALUES, ITEMS, GET, /* of mappings */
     LIST_INDEX, LIST_COUNT, /* of lists */
@@ -229,7 +262,7 @@ static const struct entry {
     uint32_t least, most;
 } methods[] = {
     {"capitalize", TEXT, CAPITALIZE_, 0, 0}, {"count", TEXT, COUNT, 1, 1}, {"endswith", TEXT, ENDSWITH, 1, 1},
-    {"find", TEXT, FIND, 1, 1}, {"isdigit", TEXT, ISDIGIT, 0, 0}, {"isspace", TEXT, ISSPACE, 0, 0},
+    {"find", TEXT, FIND, 1, 1}, {"format", TEXT, FORMAT, 0, ARGUMENTS_MAX}, {"isdigit", TEXT, ISDIGIT, 0, 0}, {"isspace", TEXT, ISSPACE, 0, 0},
     {"join", TEXT, JOIN, 1, 1}, {"lower", TEXT, LOWER_, 0, 0}, {"lstrip", TEXT, LSTRIP, 0, 1},
     {"removeprefix", TEXT, REMOVEPREFIX, 1, 1}, {"removesuffix", TEXT, REMOVESUFFIX, 1, 1},
     {"replace", TEXT, REPLACE, 2, 3}, {"rfind", TEXT, RFIND, 1, 1}, {"rsplit", TEXT, RSPLIT, 0, 2},
@@ -270,6 +303,7 @@ static struct value text_method(struct run *r, enum name is, struct text t, cons
     case ENDSWITH: return starts(r, t, a, is == STARTSWITH);
     case FIND:
     case RFIND: return find_in(r, t, a, is == RFIND);
+    case FORMAT: return format(r, t, a);
     case ISDIGIT: return is_all(t, is_digit);
     case ISSPACE: return is_all(t, template_is_space);
     case JOIN: return join(r, t, a);

@@ -110,6 +110,8 @@ bool template_test_is_known(struct text name)
 bool template_test(struct run *r, struct text name, struct value v, const struct arguments *a)
 {
     const struct test *t = find(name);
+    if (!t)
+        template_refuse(r, "no test named '%.*s'", (int)(name.bytes < 40 ? name.bytes : 40), name.at);
     if (!t || !template_step(r, 1) || !template_takes(r, a, t->arguments, t->arguments, t->name))
         return false;
     return t->arguments ? of_two(r, t->is, v, a->at[0]) : of_one(r, t->is, v);

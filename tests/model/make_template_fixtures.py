@@ -393,6 +393,8 @@ RULES = r"""
 {{ 1 is number }} {{ 1 is integer }} {{ 1.0 is float }} {{ true is integer }} {{ true is boolean }} {{ 'a' is string }} {{ [] is iterable }} {{ {} is mapping }} {{ [] is mapping }} {{ 'a' is iterable }} {{ [] is sequence }} {{ {} is sequence }} {{ 1 is iterable }} {{ none is none }} {{ 1 is not none }} {{ 3 is odd }} {{ 4 is even }} {{ 9 is divisibleby 3 }} {{ 9 is divisibleby(2) }} {{ true is true }} {{ 1 is true }} {{ false is false }} {{ 2 is in [1, 2] }} {{ 2 is eq 2 }} {{ 2 is gt 1 }} {{ 1 is lessthan 2 }} {{ none is sameas none }} {{ 'a' is lower }} {{ 'A' is upper }} {{ 'a1' is lower }} {{ '1' is lower }} {{ raise_exception is callable }} {{ messages[0].items is callable }}
 {{ "a'b" ~ ["a'b", 'a"b', "a'\"b", 'tab\t', 'é', '\u200b', '\\'] }}
 {{ 'first\nsecond\n\nthird' | indent }}|{{ 'a\nb' | indent(2, true) }}|{{ 'a\n\nb' | indent(2, blank=true) }}|{{ 'a\nb' | indent('>>') }}
+{{ '<{}|{}>'.format(1, 'x') }} {{ '{1}{0}{{}}'.format('a', 'b') }} {{ '{name}!'.format(name=[1]) }} {{ ''.format() }} {{ none | selectattr('a') | list }} {{ none | map('upper') | list }} {{ '' | reject | list }}
+{% if false %}{{ 1 | nofilter }}{{ 1 is notest }}{% endif %}ok {{ 'a' if true else (1 | nofilter) }}
 {{ range(3) | list }} {{ range(2, 8, 3) | list }} {{ range(5, 0, -2) | list }} {{ dict(a=1, b='x') }} {{ dict({'a': 1}, c=2) }}
 {{ strftime_now('%Y-%m-%d %H:%M') }} {{ strftime_now('%A, %d %B %Y') }}
 {{ {'items': 5}.items is callable }} {{ {'items': 5}['items'] }} {{ {'a': {'b': 3}}.a.b }} {{ {'a b': 1}['a b'] }} {{ {1: 'one'}[1] }} {{ {none: 1}[none] }}
@@ -457,6 +459,8 @@ ERRORS = r"""
 {{ ','.join([1]) }}
 {% macro m(a) %}{% endmacro %}{{ m(1, 2) }}
 {% macro m(a) %}{% endmacro %}{{ m(z=2) }}
+{{ '{}'.format() }}
+{{ '{0'.format(1) }}
 {% macro m() %}{{ m() }}{% endmacro %}{{ m() }}
 """
 
@@ -471,7 +475,7 @@ def outcome(template, messages, generate, bos, eos):
     except jinja2.exceptions.TemplateError as error:
         own = type(error) is jinja2.exceptions.TemplateError
         return {"raises": error.message} if own else {"fails": True}
-    except (TypeError, ValueError, ZeroDivisionError, RecursionError, AttributeError):
+    except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError, AttributeError):
         return {"fails": True}
 
 
