@@ -5,6 +5,7 @@
 
 #include "compress/plan_internal.h"
 #include "compress/prune_choose.h"
+#include "hal/engine.h"
 
 enum { PATH_BYTES = 4096 };
 
@@ -26,7 +27,7 @@ static enum err take_choice(const struct prune_base_options *o, struct prune **o
     return prune_choose(&choose, out, f);
 }
 
-enum err prune_base_open(const struct prune_base_options *o, struct prune_base *out, struct fault *f)
+static enum err open_with_engine(const struct prune_base_options *o, struct prune_base *out, struct fault *f)
 {
     char path[PATH_BYTES], reason[GGUF_REASON_BYTES] = "";
     struct prune_base b = {0};
@@ -57,6 +58,19 @@ out:
         prune_base_close(&b);
     else
         *out = b;
+    return e;
+}
+
+enum err prune_base_open(const struct prune_base_options *options, struct prune_base *out, struct fault *f)
+{
+    const struct engine_options engine_options = {.threads = options->threads};
+    struct prune_base_options o = *options;
+    if (o.engine)
+        return open_with_engine(&o, out, f);
+    enum err e = engine_open(&engine_options, &o.engine, NULL);
+    if (!e)
+        e = open_with_engine(&o, out, f);
+    engine_close(o.engine);
     return e;
 }
 

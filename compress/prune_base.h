@@ -16,12 +16,12 @@ struct prune_base_options {
     const struct prune *prune;       /* the choice of a plan, or NULL: choose as `want` says */
     const struct recipe_prune *want;
     const struct profile *profile;   /* of the base, or NULL */
-    struct engine *engine;
+    struct engine *engine;           /* NULL: the best one of this machine is opened */
     const struct calibrate_text *text;
     uint32_t texts;
     uint64_t tokens;                 /* for choosing; 0: default */
     uint64_t memory_bytes;
-    uint32_t threads;                /* 0: the engine's */
+    uint32_t threads;                /* 0: the engine's, or from the device */
     int (*progress)(void *context);
     void *progress_context;
 };

@@ -10,6 +10,7 @@
 
 #include "compress/calibrate.h"
 #include "compress/plan.h"
+#include "compress/prune_base.h"
 #include "compress/quantise.h"
 #include "controller/catalogue.h"
 #include "controller/doc.h"
@@ -25,6 +26,9 @@ struct prepare {
     struct recipe recipe;
     struct gguf *base;
     struct profile *profile;
+    struct prune_base pruned;    /* where the recipe prunes */
+    const struct gguf *planned;  /* what plans are made for: the base, or the pruned one */
+    const struct profile *seen;  /* its profile */
     struct plan_errors *errors;
     char profile_sha256[65];
     char why[CATALOGUE_WHY];
@@ -88,18 +92,24 @@ static enum err fault_to_why(struct prepare *p, enum err e, const struct fault *
     return e;
 }
 
-static enum err calibrate(struct prepare *p)
+static uint32_t take_texts(const struct prepare *p, struct calibrate_text text[RECIPE_TEXTS_MAX])
 {
-    struct calibrate_text text[RECIPE_TEXTS_MAX];
     const json_t *texts = json_object_get(p->job, "texts");
-    struct fault f = {""};
-    char made[PREPARE_PATH], kept[PREPARE_PATH], name[80];
     uint32_t n = 0;
     for (; n < json_array_size(texts) && n < RECIPE_TEXTS_MAX; n++) {
         const json_t *entry = json_array_get(texts, n);
         const char *language = doc_text(entry, "language");
         text[n] = (struct calibrate_text){doc_text(entry, "path"), language[0] ? language : NULL};
     }
+    return n;
+}
+
+static enum err calibrate(struct prepare *p)
+{
+    struct calibrate_text text[RECIPE_TEXTS_MAX];
+    struct fault f = {""};
+    char made[PREPARE_PATH], kept[PREPARE_PATH], name[80];
+    const uint32_t n = take_texts(p, text);
     struct calibrate_options options = {.base_path = doc_text(p->job, "base_path"),
                                         .text = text,
                                         .texts = n,
@@ -128,7 +138,7 @@ static enum err calibrate(struct prepare *p)
 
 static bool needs_profile(const struct recipe *r)
 {
-    return r->method != RECIPE_RTN && r->method != RECIPE_KEEP;
+    return (r->method != RECIPE_RTN && r->method != RECIPE_KEEP) || recipe_prunes(&r->prune);
 }
 
 static enum err load_profile(struct prepare *p)
@@ -142,6 +152,52 @@ static enum err load_profile(struct prepare *p)
     if (json_array_size(json_object_get(p->job, "texts")) > 0 && needs_profile(&p->recipe))
         return calibrate(p);
     return ERR_NONE;
+}
+
+static int on_prune(void *context)
+{
+    say(context, "pruning", 0);
+    return 0;
+}
+
+/* What goes is chosen here, once for all classes; devices cut the same from their copy. */
+static enum err prune(struct prepare *p)
+{
+    struct calibrate_text text[RECIPE_TEXTS_MAX];
+    const uint32_t texts = take_texts(p, text);
+    char variant[PREPARE_PATH];
+    struct fault f = {""};
+    p->planned = p->base;
+    p->seen = p->profile;
+    if (!recipe_prunes(&p->recipe.prune))
+        return ERR_NONE;
+    path_in(p, "variant.gguf", variant);
+    const struct prune_base_options options = {.base_path = doc_text(p->job, "base_path"),
+                                               .base_sha256 = doc_text(p->job, "base"),
+                                               .out_path = variant,
+                                               .want = &p->recipe.prune,
+                                               .profile = p->profile,
+                                               .text = text,
+                                               .texts = texts,
+                                               .tokens = p->recipe.tokens,
+                                               .threads = (uint32_t)doc_int(p->job, "threads"),
+                                               .progress = on_prune,
+                                               .progress_context = p};
+    const enum err e = prune_base_open(&options, &p->pruned, &f);
+    p->planned = p->pruned.gguf;
+    p->seen = p->pruned.profile;
+    return fault_to_why(p, e, &f);
+}
+
+static enum err plan_for(struct prepare *p, const struct plan_device *device, struct plan **out, struct fault *f)
+{
+    enum err e = plan_make(&p->recipe, p->planned, doc_text(p->job, "base"), (uint64_t)doc_int(p->job, "base_bytes"),
+                           p->seen, p->profile_sha256, p->errors, device, out, f);
+    if (!e && p->pruned.prune && (e = prune_base_attach(&p->pruned, p->profile_sha256, *out))) {
+        plan_close(*out);
+        *out = NULL;
+    }
+    return e;
 }
 
 /* One step up in bits for a tensor whose input has moved most; it goes in front of the recipe's own
@@ -166,9 +222,7 @@ static enum err raise_tensors(struct prepare *p)
     struct fault f = {""};
     if (json_array_size(raise) == 0)
         return ERR_NONE;
-    enum err e = plan_make(&p->recipe, p->base, doc_text(p->job, "base"),
-                           (uint64_t)doc_int(p->job, "base_bytes"), p->profile, p->profile_sha256,
-                           p->errors, NULL, &plan, &f);
+    enum err e = plan_for(p, NULL, &plan, &f);
     for (size_t i = 0; i < json_array_size(raise) && !e; i++) {
         const char *name = json_string_value(json_array_get(raise, i));
         struct recipe *r = &p->recipe;
@@ -292,9 +346,7 @@ static enum err make_class(struct prepare *p, size_t i)
     struct plan_device device = {.memory_bytes = (uint64_t)doc_int(class, "memory_bytes")};
     struct plan *plan = NULL;
     struct fault f = {""};
-    enum err e = plan_make(&p->recipe, p->base, doc_text(p->job, "base"),
-                           (uint64_t)doc_int(p->job, "base_bytes"), p->profile, p->profile_sha256,
-                           p->errors, &device, &plan, &f);
+    enum err e = plan_for(p, &device, &plan, &f);
     if (e == ERR_UNSUPPORTED) {
         doc_set_text(class, "error", f.text[0] ? f.text : "no plan fits this device");
         doc_append(p->classes, class);
@@ -323,9 +375,11 @@ static enum err work(struct prepare *p)
     }
     if (!e)
         e = load_profile(p);
+    if (!e)
+        e = prune(p);
     if (!e && p->recipe.goal == RECIPE_BPW)
         e = fault_to_why(p,
-                         plan_errors_measure(p->base, p->profile, NULL, p->recipe.method, RAISE_ROWS,
+                         plan_errors_measure(p->planned, p->seen, NULL, p->recipe.method, RAISE_ROWS,
                                              on_measure, p, &p->errors, &f),
                          &f);
     if (!e)
@@ -367,6 +421,7 @@ int prepare_main(const char *folder)
         doc_set_text(p->result, "error", p->why[0] ? p->why : err_name(e));
     e = write_result(p);
     plan_errors_close(p->errors);
+    prune_base_close(&p->pruned);
     profile_close(p->profile);
     gguf_close(p->base);
     json_decref(p->classes);
