@@ -17,7 +17,7 @@ struct calibrate_settings {
     const char *compare;
     const char *ranges;
     double percentile;
-    int64_t tokens, window;
+    int64_t tokens, window, seed;
     bool unbalanced, dat;
 };
 
@@ -33,6 +33,9 @@ static const struct cli_option options[] = {
      .offset = offsetof(struct calibrate_settings, tokens), .help = "per language; default: what the shortest has"},
     {.name = "window", .kind = CLI_INT, .value = "N", .preset = "512", .minimum = 16, .maximum = 1e6,
      .offset = offsetof(struct calibrate_settings, window), .help = "tokens per window"},
+    {.name = "seed", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 9e15,
+     .offset = offsetof(struct calibrate_settings, seed),
+     .help = "which windows of texts longer than --tokens are taken; 0: the first"},
     {.name = "unbalanced", .kind = CLI_FLAG, .offset = offsetof(struct calibrate_settings, unbalanced),
      .help = "take every token of every language"},
     {.name = "merge", .kind = CLI_LIST, .value = "PROFILE", .is_greedy = true,
@@ -117,6 +120,7 @@ static int calibrate(struct cli_call *call)
                                         .texts = texts.count,
                                         .tokens_per_language = (uint64_t)s->tokens,
                                         .unbalanced = s->unbalanced,
+                                        .seed = (uint64_t)s->seed,
                                         .context = (uint32_t)s->window,
                                         .ranges = ranges,
                                         .progress = show,

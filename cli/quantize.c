@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "cli/leave_one_out.h"
 #include "cli/texts.h"
 #include "compress/calibrate.h"
 #include "compress/digest.h"
@@ -30,6 +31,7 @@ struct quantize_settings {
     struct cli_list eval_texts, eval_languages, gates;
     int cache, activations;
     int64_t seed;
+    int sensitivity;
     const char *report;
     bool dry_run, measure, export;
     const char *prune, *mask;
@@ -75,6 +77,9 @@ static const struct cli_option options[] = {
     {.name = "gate", .kind = CLI_LIST, .value = "NAME=LIMIT", .is_greedy = true,
      .offset = offsetof(struct quantize_settings, gates),
      .help = "beyond it the result stays OUT.gguf.refused, status 1: kld_mean, worst_kld_mean, dppl_percent, top1, ..."},
+    {.name = "sensitivity", .kind = CLI_CHOICE, .choices = "names|leave-one-out",
+     .offset = offsetof(struct quantize_settings, sensitivity),
+     .help = "what a tensor's error does to the whole: by its name, or measured on --text (--bpw and modes)"},
     {.name = "seed", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 9e15,
      .offset = offsetof(struct quantize_settings, seed),
      .help = "which windows of texts longer than --tokens are taken; 0: the first"},
@@ -265,6 +270,7 @@ static int take_profile(struct job *j)
         .text = j->texts.text,
         .texts = j->texts.count,
         .tokens_per_language = j->settings->tokens ? (uint64_t)j->settings->tokens : j->recipe.tokens,
+        .seed = j->recipe.seed,
         .context = j->recipe.context,
         .progress = show_tokens,
         .progress_context = &progress};
@@ -272,6 +278,11 @@ static int take_profile(struct job *j)
     progress_close(&progress, e == ERR_NONE);
     end_stage(j, "calibrate");
     return e ? fail(j, e) : CLI_DONE;
+}
+
+static bool is_left_out(const struct job *j)
+{
+    return j->settings->sensitivity == 1;
 }
 
 static int show_pruning(void *context)
@@ -313,16 +324,35 @@ static enum err prune(struct job *j)
     return ERR_NONE;
 }
 
+/* What the allocation of types goes by: a bpw target always, a mode where the sensitivity is measured. */
 static enum err measure(struct job *j, const struct gguf *base, const struct profile *profile)
 {
+    const struct recipe *r = &j->recipe;
     struct progress progress;
-    if (j->recipe.goal != RECIPE_BPW)
+    if (is_left_out(j) && (j->texts.count == 0 || (r->goal != RECIPE_BPW && r->goal > RECIPE_COMPRESSION)))
+        return fault_set(&j->fault, ERR_ARGUMENT,
+                         "--sensitivity leave-one-out: expected --bpw or --mode, and --text or --language");
+    if (r->goal != RECIPE_BPW && !is_left_out(j))
         return ERR_NONE;
     progress_open(&progress, j->call, "measure", "tensors", gguf_tensors(base));
-    const enum err e = plan_errors_measure(base, profile, j->engine, j->recipe.method, SAMPLE_ROWS, show_tensors,
-                                           &progress, &j->errors, &j->fault);
+    enum err e = plan_errors_measure(base, profile, j->engine, r->method, SAMPLE_ROWS, show_tensors, &progress,
+                                     &j->errors, &j->fault);
     progress_close(&progress, e == ERR_NONE);
     end_stage(j, "measure");
+    if (e || !is_left_out(j))
+        return e;
+    const struct sensitivity_options o = {.base_path = gguf_path(base),
+                                          .base_sha256 = j->base_sha256,
+                                          .base = base,
+                                          .profile = profile,
+                                          .engine = j->engine,
+                                          .text = j->texts.text,
+                                          .texts = j->texts.count,
+                                          .method = r->method,
+                                          .seed = r->seed};
+    e = leave_one_out(j->call, &o, j->errors, &j->fault);
+    j->report.sensitivity = "leave-one-out";
+    end_stage(j, "sensitivity");
     return e;
 }
 
@@ -340,7 +370,8 @@ static int make_plan(struct job *j)
         !r->base_sha256[0] && !j->profile && j->texts.count == 0 && !j->settings->dry_run && !prunes;
     enum err e = ERR_NONE;
     memcpy(j->base_sha256, DIGEST_LATER, sizeof j->base_sha256);
-    if (prunes && (e = digest_task_wait(j->digest, j->base_sha256)))
+    const bool is_early = prunes || is_left_out(j);
+    if (is_early && (e = digest_task_wait(j->digest, j->base_sha256)))
         fault_set(&j->fault, e, "%s: cannot be read", path);
     if (!e && prunes && !(e = prune(j))) {
         base = j->pruned.gguf;
@@ -348,7 +379,7 @@ static int make_plan(struct job *j)
     }
     if (!e)
         e = measure(j, base, profile);
-    if (!e && !is_late && !prunes && (e = digest_task_wait(j->digest, j->base_sha256)))
+    if (!e && !is_late && !is_early && (e = digest_task_wait(j->digest, j->base_sha256)))
         fault_set(&j->fault, e, "%s: cannot be read", path);
     if (!e)
         e = plan_make(r, base, j->base_sha256, gguf_bytes(j->base), profile, profile_sha256, j->errors, &device,

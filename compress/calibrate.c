@@ -117,7 +117,7 @@ enum err calibrate_run(const struct calibrate_options *options, struct profile *
         e = profile_open(&w.profile);
     if (!e)
         e = calibrate_windows_open(w.tokenizer, options->text, options->texts, w.context,
-                                   options->tokens_per_language, !options->unbalanced, &w.windows, f);
+                                   options->tokens_per_language, !options->unbalanced, options->seed, &w.windows, f);
     if (!e)
         e = describe(&w);
     if (!e)

@@ -36,6 +36,7 @@ struct calibrate_options {
     uint32_t texts;
     uint64_t tokens_per_language;      /* 0: all; with several languages the smallest one's budget */
     bool unbalanced;                   /* take all tokens of every language even if they differ */
+    uint64_t seed;                     /* which windows of longer texts; 0: the first */
     uint32_t context;                  /* window, 0: 512 or the model's own if smaller */
     struct ranges *ranges;             /* opened: also gathers them, and finishes; or NULL */
     uint32_t threads;                  /* for an engine that is opened here; 0: from the device */

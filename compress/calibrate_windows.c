@@ -13,6 +13,7 @@ struct language {
     uint32_t *token;
     size_t tokens;
     size_t windows; /* to be used */
+    uint32_t *pick; /* [windows] which ones, ascending; NULL: the first */
 };
 
 struct cutting {
@@ -115,6 +116,31 @@ static enum err set_budgets(struct cutting *c, uint64_t per_language, bool balan
     return ERR_NONE;
 }
 
+static uint64_t next_random(uint64_t *state)
+{
+    uint64_t x = *state += 0x9e3779b97f4a7c15u; /* splitmix64 */
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+/* Selection sampling: every window of the language is as likely, and the order stays the text's. */
+static enum err pick_windows(struct language *l, uint32_t context, uint64_t seed)
+{
+    const size_t all = l->tokens / context;
+    if (seed == 0 || l->windows >= all)
+        return ERR_NONE;
+    uint64_t state = seed;
+    for (const char *c = l->name; *c; c++)
+        state = (state ^ (uint8_t)*c) * 0x100000001b3u;
+    if (!(l->pick = malloc(l->windows * sizeof *l->pick)))
+        return ERR_MEMORY;
+    for (size_t i = 0, taken = 0; taken < l->windows; i++)
+        if (next_random(&state) % (all - i) < l->windows - taken)
+            l->pick[taken++] = (uint32_t)i;
+    return ERR_NONE;
+}
+
 static enum err lay_out(const struct cutting *c, struct calibrate_windows *w)
 {
     size_t total = 0, most = 0;
@@ -138,7 +164,7 @@ static enum err lay_out(const struct cutting *c, struct calibrate_windows *w)
             if (turn >= l->windows)
                 continue;
             uint32_t *token = w->token + (size_t)w->windows * c->context;
-            memcpy(token, l->token + turn * c->context, c->context * sizeof *token);
+            memcpy(token, l->token + (l->pick ? l->pick[turn] : turn) * c->context, c->context * sizeof *token);
             if (tokenizer_adds_bos(c->tokenizer))
                 token[0] = tokenizer_bos(c->tokenizer);
             w->window[w->windows++] = (struct calibrate_window){token, i};
@@ -152,7 +178,7 @@ static enum err lay_out(const struct cutting *c, struct calibrate_windows *w)
 
 enum err calibrate_windows_open(const struct tokenizer *t, const struct calibrate_text *text,
                                 uint32_t texts, uint32_t context, uint64_t per_language, bool balanced,
-                                struct calibrate_windows **out, struct fault *f)
+                                uint64_t seed, struct calibrate_windows **out, struct fault *f)
 {
     struct calibrate_windows *w = calloc(1, sizeof *w);
     struct cutting *c = calloc(1, sizeof *c);
@@ -166,11 +192,15 @@ enum err calibrate_windows_open(const struct tokenizer *t, const struct calibrat
         e = add_text(c, &text[i]);
     if (!e)
         e = set_budgets(c, per_language, balanced);
+    for (uint32_t i = 0; !e && i < c->languages; i++)
+        e = pick_windows(&c->language[i], context, seed);
     if (!e)
         e = lay_out(c, w);
 out:
-    for (uint32_t i = 0; c && i < c->languages; i++)
+    for (uint32_t i = 0; c && i < c->languages; i++) {
         free(c->language[i].token);
+        free(c->language[i].pick);
+    }
     free(c);
     if (e)
         calibrate_windows_close(w);

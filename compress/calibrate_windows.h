@@ -28,11 +28,12 @@ struct calibrate_windows {
 /* A whole file, at most 1 GiB; the caller frees it. Errors: ERR_IO, ERR_MEMORY. */
 NODISCARD enum err calibrate_windows_read(const char *path, char **out, size_t *bytes, struct fault *f);
 
-/* per_language: tokens at most, 0: all; balanced: as many of each language as the shortest has.
+/* per_language: tokens at most, 0: all; balanced: as many of each language as the shortest has. seed: which
+ * windows of a longer text are taken, 0: the first.
  * Errors: ERR_IO, ERR_ARGUMENT (no text, or one shorter than a window), ERR_MEMORY. */
 NODISCARD enum err calibrate_windows_open(const struct tokenizer *t, const struct calibrate_text *text,
                                           uint32_t texts, uint32_t context, uint64_t per_language,
-                                          bool balanced, struct calibrate_windows **out,
+                                          bool balanced, uint64_t seed, struct calibrate_windows **out,
                                           struct fault *f);
 void calibrate_windows_close(struct calibrate_windows *w);
 

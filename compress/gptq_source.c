@@ -176,7 +176,7 @@ enum err gptq_source_open(const struct gptq_source_options *options, struct gptq
     if (!e) {
         const uint64_t tokens = options->tokens ? options->tokens : TOKENS_DEFAULT / languages_of(options);
         e = calibrate_windows_open(tokenizer, options->text, options->texts, context, tokens,
-                                   languages_of(options) > 1, &s->windows, f);
+                                   languages_of(options) > 1, options->plan->seed, &s->windows, f);
     }
     tokenizer_close(tokenizer);
     if (e) {
