@@ -89,7 +89,7 @@ static enum err cut_text(struct prune_source *s, struct fault *f)
             context = trained;
     }
     const uint64_t tokens = s->options.tokens ? s->options.tokens : TOKENS_DEFAULT;
-    e = calibrate_windows_open(tokenizer, s->options.text, s->options.texts, context, tokens, false, &s->windows, f);
+    e = calibrate_windows_open(tokenizer, s->options.text, s->options.texts, context, tokens, false, 0, &s->windows, f);
     tokenizer_close(tokenizer);
     return e;
 }

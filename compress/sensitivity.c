@@ -206,7 +206,7 @@ static enum err evaluate(struct work *w, const struct group *g, uint32_t probe, 
 /* All that the results depend on. */
 static enum err identify(const struct work *w, char key[DIGEST_HEX])
 {
-    struct digest d;
+    struct digest d = {NULL};
     const struct sensitivity_options *o = w->options;
     char head[256];
     uint8_t hash[DIGEST_BYTES];
