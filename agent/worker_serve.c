@@ -343,7 +343,7 @@ static enum err open_all(struct worker_server *v, const struct wire *m, char why
         o.context = worker_embed_context(v->gguf, o.context);
     }
     if (!e)
-        e = worker_open_model(v->gguf, v->engine, &o, &v->model, why);
+        e = worker_tune_open(v->w, path, v->gguf, v->engine, &o, &v->model, why);
     if (!e)
         e = worker_texts_open(&v->texts, v->model, keep > 0);
     if (e)

@@ -57,6 +57,11 @@ struct worker_server {
     bool observes;
 };
 
+/* The model of a file with threads, step and cache as model/tune.h finds them best here, within the settings;
+ * what was measured is kept in "<path>.tune". Errors: as worker_open_model. */
+NODISCARD enum err worker_tune_open(struct worker_self *w, const char *path, const struct gguf *g, struct engine *e,
+                                    const struct model_options *o, struct model **out, char *why);
+
 /* model_open, trying less context when memory is short. */
 NODISCARD enum err worker_open_model(const struct gguf *g, struct engine *e, const struct model_options *o,
                                      struct model **out, char *why);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "cli/bench_sweep.h"
 #include "cli/open_model.h"
 #include "cli/progress.h"
 #include "cli/table.h"
@@ -13,8 +14,9 @@
 enum { REPEATS_MAX = 1000 };
 
 struct bench_settings {
-    int64_t prompt, generate, repeats;
+    int64_t prompt, generate, repeats, chunk;
     int cache;
+    bool tune, sweep;
 };
 
 static const struct cli_option options[] = {
@@ -26,6 +28,12 @@ static const struct cli_option options[] = {
      .maximum = REPEATS_MAX, .offset = offsetof(struct bench_settings, repeats), .help = "samples of each row"},
     {.name = "cache", .kind = CLI_CHOICE, .choices = OPEN_MODEL_CACHES, .preset = "f16",
      .offset = offsetof(struct bench_settings, cache), .help = "type of keys and values"},
+    {.name = "chunk", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 1 << 16,
+     .offset = offsetof(struct bench_settings, chunk), .help = "tokens of prefill in one step; default: measured, or as fits with -t"},
+    {.name = "tune", .kind = CLI_FLAG, .offset = offsetof(struct bench_settings, tune),
+     .help = "only choose the settings that suit this device, anew, and say why"},
+    {.name = "sweep", .kind = CLI_FLAG, .offset = offsetof(struct bench_settings, sweep),
+     .help = "choose as --tune does, then measure every setting, and say how far from the best"},
     {.name = NULL}};
 
 struct row {
@@ -141,7 +149,7 @@ static uint64_t resident_bytes(void)
 }
 
 static void report(struct cli_call *call, const struct engine *e, const struct open_model *m,
-                   const struct row *rows, int count)
+                   const struct tune_choice *choice, const struct row *rows, int count)
 {
     const struct model_info *info = model_info(m->model);
     const struct bench_settings *s = call->settings;
@@ -151,7 +159,7 @@ static void report(struct cli_call *call, const struct engine *e, const struct o
     snprintf(model, sizeof model, "%s %s", info->architecture, main_type(m->file));
     snprintf(parameters, sizeof parameters, info->parameters < 1000000000 ? "%.2f M" : "%.2f B",
              (double)info->parameters / (info->parameters < 1000000000 ? 1e6 : 1e9));
-    snprintf(threads, sizeof threads, "%u", e->host.threads);
+    snprintf(threads, sizeof threads, "%u", e->threads);
     snprintf(backend, sizeof backend, "%s %s", e->ops.name, e->caps.path);
     table_open(&table, "model|>size|>params|backend|>threads|>test|>t/s");
     for (int i = 0; i < count; i++) {
@@ -163,23 +171,25 @@ static void report(struct cli_call *call, const struct engine *e, const struct o
                                            threads, test, speed});
         json_array_append_new(
             list,
-            json_pack("{s:s, s:s, s:I, s:I, s:s, s:s, s:s, s:I, s:s, s:I, s:I, s:s, s:f, s:f, s:f, s:f, s:f, s:I, "
-                      "s:o, s:o}",
+            json_pack("{s:s, s:s, s:I, s:I, s:s, s:s, s:s, s:I, s:I, s:s, s:I, s:I, s:s, s:f, s:f, s:f, s:f, s:f, s:I, "
+                      "s:o, s:o, s:o}",
                       "model_filename", call->operand[0], "model_type", model, "model_size",
                       (json_int_t)info->weight_bytes, "model_n_params", (json_int_t)info->parameters, "backends",
                       e->ops.name, "path", e->caps.path, "cpu_info", e->caps.device, "n_threads",
-                      (json_int_t)e->host.threads, "type_k", block_type(open_model_cache(s->cache))->name, "n_prompt",
+                      (json_int_t)e->threads, "n_ubatch", (json_int_t)info->batch, "type_k", block_type(open_model_cache(s->cache))->name, "n_prompt",
                       (json_int_t)r->prompt, "n_gen", (json_int_t)r->generate, "test", test, "avg_ns",
                       mean(r->ns, r->samples), "stddev_ns", deviation(r->ns, r->samples), "avg_ts",
                       mean(r->speed, r->samples), "stddev_ts", deviation(r->speed, r->samples), "median_ts", middle,
                       "rss_bytes", (json_int_t)resident_bytes(), "samples_ns", numbers(r->ns, r->samples),
-                      "samples_ts", numbers(r->speed, r->samples)));
+                      "samples_ts", numbers(r->speed, r->samples), "tune",
+                      choice->lines ? open_model_choice(choice) : json_null()));
     }
     table_close(&table, call);
     cli_answer(call, list);
 }
 
-static int run_rows(struct cli_call *call, const struct engine *e, struct open_model *m)
+static int run_rows(struct cli_call *call, const struct engine *e, struct open_model *m,
+                    const struct tune_choice *choice)
 {
     static struct row rows[2];
     const struct bench_settings *s = call->settings;
@@ -205,27 +215,59 @@ static int run_rows(struct cli_call *call, const struct engine *e, struct open_m
     if (failed)
         return cli_fail(call, (enum cli_status)cli_status_of(failed), call->operand[0], NULL, "%s",
                         cli_sentence(failed));
-    report(call, e, m, rows, count);
+    report(call, e, m, choice, rows, count);
     return CLI_DONE;
+}
+
+static int tune_only(struct cli_call *call, struct engine *e, const struct tune_wish *wish)
+{
+    struct open_model m = {NULL, NULL, NULL};
+    struct tune_choice choice;
+    const int status = open_model_tuned(call, e, call->operand[0], false, NULL, wish, true, &m, &choice);
+    for (uint32_t i = 0; status == CLI_DONE && i < choice.lines; i++)
+        cli_print(call, "%s\n", choice.line[i]);
+    if (status == CLI_DONE)
+        cli_answer(call, open_model_choice(&choice));
+    open_model_close(&m);
+    return status;
+}
+
+/* With -t or --chunk the rest is as the model's own defaults say: rows mean what they mean elsewhere. */
+static int rows_only(struct cli_call *call, struct engine *e, const struct tune_wish *wish)
+{
+    const struct model_options o = {
+        .context = wish->context, .batch = wish->chunk, .cache_k = wish->cache, .cache_v = wish->cache};
+    struct open_model m = {NULL, NULL, NULL};
+    struct tune_choice choice = {.lines = 0};
+    int status = wish->threads || wish->chunk
+                     ? open_model(call, e, call->operand[0], false, &o, &m)
+                     : open_model_tuned(call, e, call->operand[0], false, NULL, wish, false, &m, &choice);
+    if (status == CLI_DONE)
+        status = run_rows(call, e, &m, &choice);
+    open_model_close(&m);
+    return status;
 }
 
 static int bench(struct cli_call *call)
 {
     const struct bench_settings *s = call->settings;
     const int64_t most = s->prompt > s->generate ? s->prompt : s->generate;
-    const struct model_options o = {.context = (uint32_t)(most > 32 ? most : 32),
-                                    .cache_k = open_model_cache(s->cache),
-                                    .cache_v = open_model_cache(s->cache)};
-    struct open_model m = {NULL, NULL, NULL};
+    const int64_t both = s->prompt + s->generate, context = s->tune || s->sweep ? both : most;
+    const struct tune_wish wish = {.threads = (uint32_t)call->common.threads,
+                                   .chunk = (uint32_t)s->chunk,
+                                   .cache = open_model_cache(s->cache),
+                                   .context = (uint32_t)(context > 32 ? context : 32),
+                                   .memory_bytes = (uint64_t)call->common.memory_bytes,
+                                   .prompt = (uint32_t)s->prompt,
+                                   .generate = (uint32_t)s->generate};
     struct engine *e = NULL;
     if (most == 0)
         return cli_fail(call, CLI_USAGE, NULL, NULL, "expected --prompt or --generate above 0");
     int status = cli_engine_open(call, &e);
     if (status == CLI_DONE)
-        status = open_model(call, e, call->operand[0], false, &o, &m);
-    if (status == CLI_DONE)
-        status = run_rows(call, e, &m);
-    open_model_close(&m);
+        status = s->sweep ? bench_sweep(call, e, &wish, (uint32_t)s->repeats)
+                 : s->tune ? tune_only(call, e, &wish)
+                           : rows_only(call, e, &wish);
     engine_close(e);
     return status;
 }
@@ -237,7 +279,8 @@ const struct cli_verb cli_bench = {
     .operands_max = 1,
     .summary = "measure tokens per second of prefill and decode",
     .text = "Rows are named as llama-bench names them: pp512 is a prefill of 512 tokens, tg128 a decode of 128.\n"
-            "Printed is the median of all samples and their standard deviation.",
+            "Printed is the median of all samples and their standard deviation. Without -t and --chunk both are\n"
+            "chosen by a calibration run of at most two seconds, kept in $XDG_CACHE_HOME/tare for next time.",
     .options = options,
     .shared = CLI_ENGINE | CLI_OUTPUT,
     .settings_bytes = sizeof(struct bench_settings),
@@ -245,4 +288,6 @@ const struct cli_verb cli_bench = {
     .examples = (const struct cli_example[]){
         {"tare bench small.gguf", "pp512 and tg128, five samples each"},
         {"tare bench small.gguf -p 0 -n 64 -r 9 --json", "decode only, nine samples, for a script"},
+        {"tare bench small.gguf --tune", "threads, tokens of a step and cache for this device, and why"},
+        {"tare bench small.gguf --sweep -r 3", "the same against every setting"},
         {NULL, NULL}}};

@@ -12,7 +12,7 @@ enum { PIECE_BYTES = 4096 };
 
 struct run_settings {
     const char *prompt, *system;
-    int64_t tokens, context, seed, top_k, cache_bytes;
+    int64_t tokens, context, seed, top_k, chunk, cache_bytes;
     const char *cache_folder;
     double temperature, top_p;
     int cache;
@@ -38,8 +38,11 @@ static const struct cli_option options[] = {
      .offset = offsetof(struct run_settings, seed), .help = "the same seed gives the same text"},
     {.name = "context", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 1 << 22,
      .offset = offsetof(struct run_settings, context), .help = "positions at most; default: as trained, up to 4096"},
-    {.name = "cache", .kind = CLI_CHOICE, .choices = OPEN_MODEL_CACHES, .preset = "f16",
-     .offset = offsetof(struct run_settings, cache), .help = "type of keys and values"},
+    {.name = "chunk", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 1 << 16,
+     .offset = offsetof(struct run_settings, chunk), .help = "tokens of the prompt in one step; default: measured"},
+    {.name = "cache", .kind = CLI_CHOICE, .choices = OPEN_MODEL_CACHES_AUTO, .preset = "auto",
+     .offset = offsetof(struct run_settings, cache),
+     .help = "type of keys and values; auto: f16 where the context fits, else a smaller one"},
     {.name = "cache-memory", .kind = CLI_BYTES, .value = "BYTES", .offset = offsetof(struct run_settings, cache_bytes),
      .help = "keep at most this of keys and values in memory, such as 64M; layers beyond it take turns"},
     {.name = "cache-folder", .kind = CLI_TEXT, .value = "FOLDER", .preset = "/tmp",
@@ -196,11 +199,15 @@ static int generate(struct cli_call *call, struct open_model *m, struct generati
 static int run(struct cli_call *call)
 {
     const struct run_settings *s = call->settings;
-    const struct model_options o = {.context = (uint32_t)s->context,
-                                    .cache_k = open_model_cache(s->cache),
-                                    .cache_v = open_model_cache(s->cache),
-                                    .cache_bytes = (uint64_t)s->cache_bytes,
+    const struct model_options o = {.cache_bytes = (uint64_t)s->cache_bytes,
                                     .spill_folder = s->cache_bytes ? s->cache_folder : NULL};
+    const struct tune_wish wish = {.threads = (uint32_t)call->common.threads,
+                                   .chunk = (uint32_t)s->chunk,
+                                   .cache = s->cache ? open_model_cache(s->cache - 1) : 0,
+                                   .context = (uint32_t)s->context,
+                                   .memory_bytes = (uint64_t)call->common.memory_bytes,
+                                   .cache_bytes = o.cache_bytes};
+    struct tune_choice choice = {.lines = 0};
     struct open_model m = {NULL, NULL, NULL};
     struct generation g = {0};
     struct engine *e = NULL;
@@ -210,7 +217,10 @@ static int run(struct cli_call *call)
     if (status == CLI_DONE)
         status = cli_engine_open(call, &e);
     if (status == CLI_DONE)
-        status = open_model(call, e, call->operand[0], true, &o, &m);
+        status = open_model_tuned(call, e, call->operand[0], true, &o, &wish, false, &m, &choice);
+    if (status == CLI_DONE && choice.samples && choice.seconds > 0.2 && !choice.is_kept)
+        cli_note(call, "%u threads, %u tokens in one step, a cache of %s: measured in %.1f s, kept for next time\n",
+                 choice.threads, choice.chunk, open_model_cache_name(choice.cache), choice.seconds);
     if (status == CLI_DONE)
         status = generate(call, &m, &g);
     if (status == CLI_DONE) {
@@ -219,11 +229,11 @@ static int run(struct cli_call *call)
         cli_print(call, "\n");
         cli_note(call, "%zu tokens in at %.1f tok/s, %zu out at %.1f tok/s\n", g.prompt_tokens, prefill,
                  g.generated, speed);
-        cli_answer(call, json_pack("{s:s, s:s, s:s%, s:s, s:I, s:I, s:f, s:f}", "model", call->operand[0],
+        cli_answer(call, json_pack("{s:s, s:s, s:s%, s:s, s:I, s:I, s:f, s:f, s:o}", "model", call->operand[0],
                                    "prompt", s->prompt, "text", g.text + g.shown, g.bytes - g.shown,
                                    "finish_reason", g.end, "prompt_tokens", (json_int_t)g.prompt_tokens,
                                    "completion_tokens", (json_int_t)g.generated, "prompt_tokens_per_second",
-                                   prefill, "tokens_per_second", speed));
+                                   prefill, "tokens_per_second", speed, "tune", open_model_choice(&choice)));
     }
     free(g.text);
     free(g.tokens);

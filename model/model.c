@@ -185,6 +185,49 @@ enum err model_open(const struct gguf *g, struct engine *e, const struct model_o
     return ERR_NONE;
 }
 
+enum err model_sizes(const struct gguf *g, const struct model_options *options, struct model_info *out,
+                     char reason[GGUF_REASON_BYTES])
+{
+    static const struct model_options presets;
+    struct gguf_text architecture = {"", 0};
+    struct forward *f = calloc(1, sizeof *f);
+    void *state = NULL;
+    const struct gguf_tensor *table = gguf_tensor_find(g, "token_embd.weight");
+    const struct model_family *family = gguf_string(g, "general.architecture", &architecture) == ERR_NONE
+                                            ? find_family(architecture)
+                                            : NULL;
+    enum err e = !f ? ERR_MEMORY : !family ? ERR_UNSUPPORTED : !table || table->rows > 1u << 24 ? ERR_FORMAT : ERR_NONE;
+    snprintf(reason, GGUF_REASON_BYTES, "%s", e ? "expected a model of an architecture that this build knows" : "");
+    if (!e && !(state = calloc(1, family->bytes)))
+        e = ERR_MEMORY;
+    if (!e) {
+        memcpy(f->info.architecture, architecture.text, architecture.bytes);
+        f->weights = (struct weights){.g = g, .reason = reason};
+        f->info.vocabulary = (uint32_t)table->rows;
+        f->info.is_encoder = family->is_encoder;
+        const uint64_t floats = family->shape(f, state);
+        if (!f->weights.error)
+            choose_sizes(f, options ? options : &presets, floats);
+        e = f->weights.error;
+        f->info.arena_bytes = f->info.batch * floats * sizeof(float);
+        for (uint32_t i = 0; i < gguf_tensors(g); i++)
+            f->info.weight_bytes += gguf_tensor(g, i)->bytes;
+        *out = f->info;
+    }
+    free(state);
+    free(f);
+    return e;
+}
+
+void model_narrow(struct model *m, uint32_t batch)
+{
+    struct model_info *info = &m->f.info;
+    if (batch < info->sequences)
+        batch = info->sequences;
+    if (batch < info->batch)
+        info->batch = batch;
+}
+
 void model_close(struct model *m)
 {
     if (!m)

@@ -82,6 +82,11 @@ NODISCARD enum err model_open(const struct gguf *g, struct engine *e, const stru
                               struct model **out, char reason[GGUF_REASON_BYTES]);
 void model_close(struct model *m); /* NULL is allowed */
 
+/* What model_open would make, from the file's keys alone: sizes that were left open, bytes of weights as
+ * stored, of the arena; nothing of the cache. Errors: as model_open. */
+NODISCARD enum err model_sizes(const struct gguf *g, const struct model_options *options, struct model_info *out,
+                               char reason[GGUF_REASON_BYTES]);
+
 const struct model_info *model_info(const struct model *m);
 
 /* Tokens to append to one sequence in a step; logits are wanted for the last `outputs` of them. */
@@ -106,6 +111,9 @@ NODISCARD enum err model_logits(struct model *m, uint32_t row, uint32_t rows, co
  * encoder gives, and what an embedding of a decoder is pooled from. Errors: ERR_ARGUMENT (no outputs),
  * ERR_DEVICE. */
 NODISCARD enum err model_hidden(struct model *m, float *out);
+
+/* Steps of at most `batch` tokens from here on: no more than now, no fewer than sequences. */
+void model_narrow(struct model *m, uint32_t batch);
 
 /* Append a long run in steps of at most `batch` tokens; logits of the last token are then row 0. */
 NODISCARD enum err model_prefill(struct model *m, uint32_t sequence, const uint32_t *tokens,

@@ -1,6 +1,7 @@
 /* agent_fixture.c: see agent_fixture.h. */
 #include "agent_fixture.h"
 
+#include <errno.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -127,4 +128,13 @@ bool fixture_wait(struct fixture *f, int ms, bool (*done)(void *context), void *
         if (loop_once(f->loop, left < 20 ? (int)left : 20))
             return false;
     }
+}
+
+const char *fixture_link(struct fixture *f, const char *file)
+{
+    static char path[300];
+    snprintf(path, sizeof path, "%s/linked.gguf", f->folder);
+    if (symlink(file, path) != 0 && errno != EEXIST)
+        path[0] = 0;
+    return path;
 }

@@ -21,6 +21,9 @@ struct fixture {
 void fixture_open(struct fixture *f);
 void fixture_close(struct fixture *f); /* deletes the folder */
 
+/* A link to the file in the folder, so that what is kept beside it goes with the folder: its path. */
+const char *fixture_link(struct fixture *f, const char *file);
+
 /* A plan that the fixture's device accepts: base of 7 bytes, text of 3, gates KLD 0.05, variant 0x44.. of 5. */
 void fixture_plan(const struct fixture *f, uint64_t version, struct message_plan *out);
 /* Signs anything as the director. */

@@ -207,7 +207,7 @@ static void serve(uint64_t cache, uint64_t bits, struct heard *out)
 {
     struct wire m;
     wire_init(&m, WIRE_SERVE, 0);
-    wire_put_text(&m, WIRE_K_PATH, MODEL);
+    wire_put_text(&m, WIRE_K_PATH, fixture_link(&f, MODEL));
     wire_put_u64(&m, WIRE_K_SEQUENCES, 1);
     wire_put_u64(&m, WIRE_K_CONTEXT, 128);
     wire_put_u64(&m, WIRE_K_CACHE, cache);

@@ -140,7 +140,7 @@ static void serve(uint32_t sequences, double rate)
 {
     struct wire m;
     wire_init(&m, WIRE_SERVE, 0);
-    wire_put_text(&m, WIRE_K_PATH, MODEL);
+    wire_put_text(&m, WIRE_K_PATH, fixture_link(&f, MODEL));
     wire_put_u64(&m, WIRE_K_SEQUENCES, sequences);
     wire_put_u64(&m, WIRE_K_CONTEXT, 128);
     wire_put_f64(&m, WIRE_K_RATE, rate);
@@ -169,6 +169,35 @@ static void wait_for(uint64_t id)
 {
     CU_ASSERT(fixture_wait(&f, 60000, is_over, &heard[id]));
     CU_ASSERT_EQUAL(heard[id].error, ERR_NONE);
+}
+
+/* What the calibration run found is kept beside the variant, used again, and measured anew when the settings
+ * that it was for change. */
+static void test_tuned(void)
+{
+    struct stat first, second, third;
+    char kept[320], text[2048] = "";
+    open_all();
+    f.settings.threads = 0;
+    serve(2, 0);
+    end();
+    snprintf(kept, sizeof kept, "%s.tune", fixture_link(&f, MODEL));
+    CU_ASSERT_EQUAL_FATAL(stat(kept, &first), 0);
+    FILE *file = fopen(kept, "r");
+    CU_ASSERT_FATAL(file != NULL && fread(text, 1, sizeof text - 1, file) > 0);
+    fclose(file);
+    CU_ASSERT(strstr(text, "|scalar 1 c11 ") != NULL && strstr(text, "\nthreads ") != NULL);
+    serve(2, 0);
+    ask(1, "The city of", 4, NULL, NULL, 0);
+    wait_for(1);
+    end();
+    CU_ASSERT_EQUAL(stat(kept, &second), 0);
+    CU_ASSERT_EQUAL(first.st_ino, second.st_ino);
+    serve(3, 0);
+    end();
+    CU_ASSERT_EQUAL(stat(kept, &third), 0);
+    CU_ASSERT(third.st_ino != first.st_ino || third.st_mtim.tv_nsec != first.st_mtim.tv_nsec);
+    fixture_close(&f);
 }
 
 /* Together or alone, whole or continued: the same tokens. */
@@ -499,4 +528,4 @@ static void test_supervision(void)
 }
 
 RUN_SUITE("worker", {"supervision", test_supervision}, {"fetch", test_fetch}, {"probe, bench, shadow, test", test_tasks},
-          {"generation", test_generate}, {"window of statistics", test_window})
+          {"generation", test_generate}, {"tuned", test_tuned}, {"window of statistics", test_window})
