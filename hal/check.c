@@ -76,6 +76,11 @@ static int has_copy(const struct hal_plugin *p)
     return p->copy != NULL;
 }
 
+static int has_top(const struct hal_plugin *p)
+{
+    return p->top != NULL;
+}
+
 const struct check_op check_ops[] = {{"matmul", 2e-5, has_matmul, check_matmul},
                                      {"embed", 0, has_embed, check_embed},
                                      {"rmsnorm", 2e-6, has_rmsnorm, check_rmsnorm},
@@ -90,6 +95,7 @@ const struct check_op check_ops[] = {{"matmul", 2e-5, has_matmul, check_matmul},
                                      {"encode", 0, has_encode, check_encode},
                                      {"decode", 0, has_decode, check_decode},
                                      {"copy", 0, has_copy, check_copy},
+                                     {"top", 0, has_top, check_top},
                                      {NULL, 0, NULL, NULL}};
 
 const struct check_op *check_op_find(const char *name)

@@ -81,6 +81,7 @@ enum err check_add(struct check_run *c);
 enum err check_scale(struct check_run *c);
 enum err check_scatter(struct check_run *c);
 enum err check_copy(struct check_run *c);
+enum err check_top(struct check_run *c);
 enum err check_encode(struct check_run *c);
 enum err check_decode(struct check_run *c);
 

@@ -13,13 +13,21 @@ struct fallback {
     struct scalar_dev scalar;
 };
 
+const char *fallback_name(uint32_t i)
+{
+    static const char *const names[FALLBACK_OPS] = {"embed", "rmsnorm", "layernorm", "rope",   "store",
+                                                    "attend", "glu",    "add",       "scale",  "scatter",
+                                                    "encode", "decode", "copy",      "top"};
+    return names[i];
+}
+
 uint32_t fallback_missing(const struct hal_plugin *p)
 {
     const int lacks[FALLBACK_OPS] = {p->embed == NULL,   p->rmsnorm == NULL, p->layernorm == NULL,
                                      p->rope == NULL,    p->store == NULL,   p->attend == NULL,
                                      p->glu == NULL,     p->add == NULL,     p->scale == NULL,
                                      p->scatter == NULL, p->encode == NULL,  p->decode == NULL,
-                                     p->copy == NULL};
+                                     p->copy == NULL,    p->top == NULL};
     uint32_t bits = 0;
     for (int i = 0; i < FALLBACK_OPS; i++)
         bits |= (uint32_t)(lacks[i] != 0) << i;
@@ -388,6 +396,19 @@ static enum err copy(void *dev, const struct hal_mat *y, uint32_t y_col, const s
     return e;
 }
 
+static enum err top(void *dev, const struct hal_mat *x, uint32_t count, uint32_t *index, float *value)
+{
+    struct fallback *f = dev;
+    if (f->plugin.top != NULL)
+        return f->plugin.top(f->dev, x, count, index, value);
+    struct hal_mat in;
+    enum err e = pull(f, x, x->rows, &in);
+    if (e == ERR_NONE)
+        e = scalar_top(&f->scalar, &in, count, index, value);
+    drop(f, &in);
+    return e;
+}
+
 static enum err limit_threads(void *dev, uint32_t threads)
 {
     struct fallback *f = dev;
@@ -434,7 +455,8 @@ enum err fallback_open(const struct hal_plugin *plugin, void *plugin_dev,
                                encode,
                                decode,
                                copy,
-                               plugin->limit_threads != NULL ? limit_threads : NULL};
+                               plugin->limit_threads != NULL ? limit_threads : NULL,
+                               top};
     *dev = f;
     return ERR_NONE;
 }

@@ -4,8 +4,11 @@
 
 #include "hal/hal.h"
 
-/* Number of operations after matmul, in the order of struct hal_plugin: embed 0 ... decode 11. */
-enum { FALLBACK_OPS = 13 };
+/* Number of operations after matmul, in the order of struct hal_plugin: embed 0 ... copy 12, top 13. */
+enum { FALLBACK_OPS = 14 };
+
+/* Name of operation i after matmul, i < FALLBACK_OPS: "embed". */
+const char *fallback_name(uint32_t i);
 
 /* Bit i: the plugin lacks operation i after matmul. */
 uint32_t fallback_missing(const struct hal_plugin *plugin);

@@ -226,7 +226,16 @@ struct hal_plugin {
      * others rest without using the CPU. Results do not depend on it. ERR_ARGUMENT: out of that range.
      * NULL: the plugin cannot, and no fallback can for it. */
     enum err (*limit_threads)(void *dev, uint32_t threads);
+
+    /* The `count` (1 .. HAL_TOP_MAX) greatest values of each row of the activation x[n, d], greatest first, of
+     * equal ones the lower column first: index[n, count] and value[n, count] in host memory. NaN is never
+     * among them; where a row has fewer, index is UINT32_MAX and value 0. Exact, and waits as mat_get does: a
+     * token is chosen without a row of logits on its way to the host. */
+    enum err (*top)(void *dev, const struct hal_mat *x, uint32_t count, uint32_t *index, float *value);
 };
+
+/* Most that top gives of a row. */
+enum { HAL_TOP_MAX = 64 };
 
 /* The one exported symbol. The host calls it once and copies what it returns. */
 #define HAL_ENTRY "hal_plugin_entry"

@@ -225,6 +225,8 @@ static void fill(struct hal_plugin *p)
         .encode = scalar_encode,
         .decode = scalar_decode,
         .copy = cuda_copy,
+        .limit_threads = scalar_limit_threads,
+        .top = cuda_top,
     };
 }
 

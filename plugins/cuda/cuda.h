@@ -32,7 +32,8 @@ enum {
     CUDA_NOTES_BYTES = 8 * CUDA_SPANS_MAX + 2 * 4 * CUDA_ROWS_MAX + 4 * CUDA_NOTE_ALIGN,
     CUDA_PARTS_BYTES = 8 << 20,
     CUDA_SCRATCH_VALUES = 32 << 20, /* more tokens than fit are taken in passes */
-    CUDA_SPLITS_MAX = 32
+    CUDA_SPLITS_MAX = 32,
+    CUDA_TOP_ROWS = 1024 /* in one pass: their candidates fit into the notes */
 };
 
 /* A launch that waits. */
@@ -146,6 +147,8 @@ enum err cuda_matmul(void *dev, const struct hal_mat *const *y, const struct hal
 enum err cuda_attend(void *dev, const struct hal_mat *y, const struct hal_mat *q,
                      const struct hal_mat *k, const struct hal_mat *v,
                      const struct hal_attend *geometry);
+/* in cuda_top.c */
+enum err cuda_top(void *dev, const struct hal_mat *x, uint32_t count, uint32_t *index, float *value);
 /* in cuda_rows.c */
 enum err cuda_embed(void *dev, const struct hal_mat *y, const struct hal_mat *table,
                     const uint32_t *row);

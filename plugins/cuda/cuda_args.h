@@ -12,8 +12,12 @@ enum {
     CUDA_TILE_THREADS = 128,
     CUDA_FEW = 4,          /* tokens that one matvec takes */
     CUDA_VALUES = 256,     /* values of a head that one block of attend sums */
-    CUDA_BATCH = 4         /* slots that one warp of attend takes at a time */
+    CUDA_BATCH = 4,        /* slots that one warp of attend takes at a time */
+    CUDA_TOP_EACH = 16,    /* candidates of a thread of top */
+    CUDA_TOP_CHUNK = CUDA_TOP_EACH * CUDA_THREADS
 };
+
+#define CUDA_NONE 0xffffffffu
 
 struct cuda_weight {
     uint64_t nibble, pair, single; /* BYTE shares nibble; dense rows too */
@@ -101,6 +105,12 @@ struct cuda_copy_args {
     uint32_t rows, cols, y_cols, y_col, x_cols, x_col;
 };
 
+/* Candidates: value in x, column in y, CUDA_NONE for none. from 0: the values are those of a matrix. */
+struct cuda_top_args {
+    uint64_t values, from, out; /* F32 [rows][cols], or candidates [rows][cols]; candidates [rows][chunks][count] */
+    uint32_t cols, count, chunks;
+};
+
 /* name, argument; by module. That of MMA needs compute capability 8.0, that of DP4A is for what is
  * older: one of the two is loaded, since the driver's compiler takes its time. */
 #define CUDA_MATVECS(X, type)                                                                      \
@@ -136,7 +146,8 @@ struct cuda_copy_args {
     X(add, cuda_add_args)                                                                          \
     X(scale, cuda_scale_args)                                                                      \
     X(scatter, cuda_scatter_args)                                                                  \
-    X(copy, cuda_copy_args)
+    X(copy, cuda_copy_args)                                                                        \
+    X(top, cuda_top_args)
 #define CUDA_KERNELS_MMA(X)                                                                        \
     X(tile_mma, cuda_product_args)                                                                 \
     X(tile_mma_halved, cuda_product_args)                                                          \

@@ -3,3 +3,4 @@
 
 #include "plugins/cuda/cuda_attend_kernel.h"
 #include "plugins/cuda/cuda_rows_kernel.h"
+#include "plugins/cuda/cuda_top_kernel.h"

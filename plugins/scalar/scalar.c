@@ -201,4 +201,5 @@ const struct hal_plugin scalar_plugin = {
     .decode = scalar_decode,
     .copy = scalar_copy,
     .limit_threads = scalar_limit_threads,
+    .top = scalar_top,
 };

@@ -88,6 +88,7 @@ enum err scalar_decode(void *dev, uint32_t type, const void *in, size_t in_bytes
 
 enum err scalar_copy(void *dev, const struct hal_mat *y, uint32_t y_col, const struct hal_mat *x,
                      uint32_t x_col, uint32_t cols);
+enum err scalar_top(void *dev, const struct hal_mat *x, uint32_t count, uint32_t *index, float *value);
 
 /* The checks of arguments that every plugin shares: ERR_NONE or ERR_ARGUMENT. */
 NODISCARD enum err scalar_check_matmul(const struct hal_mat *const *y, const struct hal_mat *x,

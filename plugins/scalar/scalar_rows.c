@@ -217,3 +217,36 @@ enum err scalar_copy(void *dev, const struct hal_mat *y, uint32_t y_col, const s
                (const float *)x->mem + (size_t)r * x->cols + x_col, cols * sizeof(float));
     return ERR_NONE;
 }
+
+/* Columns come in ascending order, so an equal value stays behind what is there. */
+static void top_of_row(const float *x, uint32_t cols, uint32_t count, uint32_t *index, float *value)
+{
+    uint32_t got = 0;
+    for (uint32_t i = 0; i < cols; i++) {
+        const float v = x[i];
+        if (isnan(v) || (got == count && !(v > value[count - 1])))
+            continue;
+        uint32_t at = got < count ? got++ : count - 1;
+        for (; at > 0 && v > value[at - 1]; at--) {
+            value[at] = value[at - 1];
+            index[at] = index[at - 1];
+        }
+        value[at] = v;
+        index[at] = i;
+    }
+    for (; got < count; got++) {
+        index[got] = UINT32_MAX;
+        value[got] = 0.0f;
+    }
+}
+
+enum err scalar_top(void *dev, const struct hal_mat *x, uint32_t count, uint32_t *index, float *value)
+{
+    (void)dev;
+    if (!is_activation(x) || count == 0 || count > HAL_TOP_MAX || index == NULL || value == NULL)
+        return ERR_ARGUMENT;
+    for (uint32_t r = 0; r < x->rows; r++)
+        top_of_row((const float *)x->mem + (size_t)r * x->cols, x->cols, count,
+                   index + (size_t)r * count, value + (size_t)r * count);
+    return ERR_NONE;
+}

@@ -27,6 +27,8 @@ static void fill(struct hal_plugin *p)
     p->scatter = NULL;
     p->encode = NULL;
     p->decode = NULL;
+    p->copy = NULL;
+    p->top = NULL;
 #endif
 }
 
