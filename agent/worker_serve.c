@@ -206,25 +206,18 @@ static enum err step_model(struct worker_server *v, uint32_t count)
 /* The next token of every run that has come to its end. */
 static void choose_tokens(struct worker_server *v, uint32_t count)
 {
-    const uint32_t words = model_info(v->model)->vocabulary, most = model_info(v->model)->head_rows;
-    const float *logits = NULL;
-    uint32_t outputs = 0, row = 0;
-    enum err e = ERR_NONE;
-    for (uint32_t i = 0; i < count; i++)
-        outputs += v->runs[i].outputs;
+    struct worker_choice choices = worker_choices(v, count);
     for (uint32_t i = 0; i < count; i++) {
         struct worker_sequence *s = v->running[i];
         struct sample_choice choice;
+        const float *logits = NULL;
         if (!v->runs[i].outputs)
             continue;
-        if (row % most == 0) /* the head's weights are read once for many rows */
-            e = model_logits(v->model, row, outputs - row < most ? outputs - row : most, &logits);
-        const float *mine = logits + (size_t)(row++ % most) * words;
-        const enum err failed = e ? e : sample_next(s->sampler, mine, &choice);
+        const enum err failed = worker_choose(v, &choices, s, &choice, &logits);
         if (failed) {
             worker_answer_end(v, s, s->id, 0, failed, "no token can be chosen");
             drop(v, s);
-        } else if (!worker_answer_take(v, s, &choice, mine, false)) {
+        } else if (!worker_answer_take(v, s, &choice, logits, false)) {
             drop(v, s);
         }
     }
@@ -352,6 +345,9 @@ static enum err open_all(struct worker_server *v, const struct wire *m, char why
     v->sequence = calloc(v->sequences, sizeof *v->sequence);
     v->runs = calloc(v->sequences, sizeof *v->runs);
     v->running = calloc(v->sequences, sizeof *v->running);
+    const size_t tops = (size_t)model_info(v->model)->head_rows * HAL_TOP_MAX;
+    v->top_token = calloc(tops, sizeof *v->top_token);
+    v->top_logit = calloc(tops, sizeof *v->top_logit);
     v->prompt = calloc(v->context, sizeof *v->prompt);
     return v->sequence && v->runs && v->running && v->prompt ? ERR_NONE : ERR_MEMORY;
 }
@@ -375,6 +371,8 @@ enum err worker_serve(struct worker_self *w, const struct wire *m)
     free(v.sequence);
     free(v.runs);
     free(v.running);
+    free(v.top_token);
+    free(v.top_logit);
     free(v.prompt);
     worker_texts_close(&v.texts);
     worker_window_close(&v);

@@ -49,6 +49,8 @@ struct worker_server {
     float *embed_rows, *embed_vector; /* made by the first request for vectors */
     struct model_run *runs;
     struct worker_sequence **running; /* [sequences] whose runs they are */
+    uint32_t *top_token;              /* [head_rows, HAL_TOP_MAX] where few logits decide */
+    float *top_logit;
     uint32_t *prompt;                 /* [context] of the request that begins */
     /* The window of activation statistics. */
     double rate;
@@ -61,6 +63,17 @@ struct worker_server {
  * what was measured is kept in "<path>.tune". Errors: as worker_open_model. */
 NODISCARD enum err worker_tune_open(struct worker_self *w, const char *path, const struct gguf *g, struct engine *e,
                                     const struct model_options *o, struct model **out, char *why);
+
+/* The tokens of a step are chosen row by row, in the order of the runs that have outputs. */
+struct worker_choice {
+    uint32_t outputs, row, wants; /* wants: sample_wants() of all, or 0 */
+    const float *logits;
+    enum err error;
+};
+struct worker_choice worker_choices(const struct worker_server *v, uint32_t count);
+/* The next row's. logits gets all of the row's where they were needed. */
+NODISCARD enum err worker_choose(struct worker_server *v, struct worker_choice *c, struct worker_sequence *s,
+                                 struct sample_choice *out, const float **logits);
 
 /* model_open, trying less context when memory is short. */
 NODISCARD enum err worker_open_model(const struct gguf *g, struct engine *e, const struct model_options *o,

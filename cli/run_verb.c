@@ -88,11 +88,25 @@ static enum err put(struct cli_call *call, struct generation *g, const char *pie
     return ERR_NONE;
 }
 
+/* The next token: from the few greatest logits where they decide, else from all. */
+static enum err choose(struct model *m, struct sampler *sampler, struct sample_choice *choice)
+{
+    uint32_t token[HAL_TOP_MAX];
+    float logit[HAL_TOP_MAX];
+    const float *logits = NULL;
+    const uint32_t wanted = sample_wants(sampler);
+    enum err e = wanted ? model_top(m, 0, 1, wanted, token, logit) : ERR_UNSUPPORTED;
+    if (!e)
+        return sample_from(sampler, token, logit, choice);
+    if (e == ERR_UNSUPPORTED)
+        e = model_logits(m, 0, 1, &logits);
+    return e ? e : sample_next(sampler, logits, choice);
+}
+
 static enum err decode(struct cli_call *call, struct open_model *m, struct sampler *sampler,
                        struct generation *g)
 {
     const struct run_settings *s = call->settings;
-    const float *logits = NULL;
     struct tokenizer_stream stream;
     struct sample_choice choice = {0, 0};
     static char piece[PIECE_BYTES];
@@ -101,11 +115,9 @@ static enum err decode(struct cli_call *call, struct open_model *m, struct sampl
     g->end = "length";
     tokenizer_stream_start(&stream, !s->is_chat, s->special);
     for (int64_t i = 0; i < s->tokens && !e; i++) {
-        e = model_logits(m->model, 0, 1, &logits);
+        e = choose(m->model, sampler, &choice);
         if (i == 0)
             g->prompt_s = now() - g->start;
-        if (!e)
-            e = sample_next(sampler, logits, &choice);
         if (!e && tokenizer_is_end(m->tokenizer, choice.token)) {
             g->end = "stop";
             break;
@@ -176,11 +188,11 @@ static int generate(struct cli_call *call, struct open_model *m, struct generati
     if (g->prompt_tokens > model_info(m->model)->context)
         return cli_fail(call, CLI_INPUT, NULL, "--prompt", "%zu tokens do not fit into a context of %u",
                         g->prompt_tokens, model_info(m->model)->context);
-    const struct sample_options choose = {.temperature = (float)s->temperature,
-                                          .top_p = (float)s->top_p,
-                                          .top_k = (uint32_t)s->top_k,
-                                          .seed = (uint64_t)s->seed};
-    enum err e = sample_open(&choose, model_info(m->model)->vocabulary, &sampler);
+    const struct sample_options sampling = {.temperature = (float)s->temperature,
+                                            .top_p = (float)s->top_p,
+                                            .top_k = (uint32_t)s->top_k,
+                                            .seed = (uint64_t)s->seed};
+    enum err e = sample_open(&sampling, model_info(m->model)->vocabulary, &sampler);
     g->start = now();
     if (!e)
         e = model_prefill(m->model, 0, g->tokens, (uint32_t)g->prompt_tokens);

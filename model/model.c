@@ -327,16 +327,37 @@ enum err model_hidden(struct model *m, float *out)
     return f->error;
 }
 
-enum err model_logits(struct model *m, uint32_t row, uint32_t rows, const float **out)
+/* The head's product of some output rows, into m->logits. */
+static enum err multiply_head(struct model *m, uint32_t row, uint32_t rows, const struct weights_linear *head)
 {
     struct forward *f = &m->f;
-    float softcap = 0;
-    const struct weights_linear *head = m->family->head(m->state, &softcap);
     if (!head || rows == 0 || rows > f->info.head_rows || row > f->outputs || rows > f->outputs - row)
         return ERR_ARGUMENT;
     const struct hal_mat *x = hidden_rows(m, row, rows);
     m->logits.rows = rows;
     forward_linear(f, &m->logits, x, head);
+    return f->error;
+}
+
+enum err model_top(struct model *m, uint32_t row, uint32_t rows, uint32_t count, uint32_t *token, float *logit)
+{
+    struct forward *f = &m->f;
+    float softcap = 0;
+    const struct weights_linear *head = m->family->head(m->state, &softcap);
+    if (softcap > 0) /* rounding behind the cap may make equals of what the device tells apart */
+        return ERR_UNSUPPORTED;
+    const enum err e = multiply_head(m, row, rows, head);
+    return e ? e : (f->error = f->e->ops.top(f->e->dev, &m->logits, count, token, logit));
+}
+
+enum err model_logits(struct model *m, uint32_t row, uint32_t rows, const float **out)
+{
+    struct forward *f = &m->f;
+    float softcap = 0;
+    const struct weights_linear *head = m->family->head(m->state, &softcap);
+    const enum err e = multiply_head(m, row, rows, head);
+    if (e)
+        return e;
     const size_t values = (size_t)rows * f->info.vocabulary;
     if (!f->error)
         f->error = f->e->ops.mat_get(f->e->dev, &m->logits, 0, rows, m->host_logits, values * sizeof(float));

@@ -107,6 +107,13 @@ NODISCARD enum err model_step(struct model *m, const struct model_run *runs, uin
  * model's memory, valid until the next call. Errors: ERR_ARGUMENT, ERR_DEVICE. */
 NODISCARD enum err model_logits(struct model *m, uint32_t row, uint32_t rows, const float **out);
 
+/* The `count` (1 .. HAL_TOP_MAX) greatest logits of each of the output rows that model_logits would give,
+ * greatest first, of equal ones the lower token first, without the others coming to the host: token and
+ * logit [rows, count]; token UINT32_MAX where the rest is NaN. Errors: ERR_ARGUMENT, ERR_UNSUPPORTED (this
+ * model's logits are capped behind the head: take model_logits), ERR_DEVICE. */
+NODISCARD enum err model_top(struct model *m, uint32_t row, uint32_t rows, uint32_t count, uint32_t *token,
+                             float *logit);
+
 /* The last layer's normed output of every output row of the last step: out [outputs, width]. What an
  * encoder gives, and what an embedding of a decoder is pooled from. Errors: ERR_ARGUMENT (no outputs),
  * ERR_DEVICE. */

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "hal/hal.h"
+
 enum { TOKEN_NONE = 0xffffffffu };
 
 struct sampler {
@@ -13,6 +15,9 @@ struct sampler {
     uint64_t state[4]; /* xoshiro256** by Blackman and Vigna, doi:10.1145/3460772 */
     float *key;        /* [vocabulary] logits of the order */
     uint32_t *order;   /* [vocabulary] a heap of candidates */
+    uint32_t *token;   /* [cut] what top_k leaves, best first */
+    float *logit;      /* [cut] */
+    uint32_t cut;      /* top_k where it cuts, else 0 */
 };
 
 static uint64_t splitmix(uint64_t *state)
@@ -57,7 +62,10 @@ enum err sample_open(const struct sample_options *options, uint32_t vocabulary, 
         s->state[i] = splitmix(&seed);
     s->key = calloc(vocabulary, sizeof *s->key);
     s->order = calloc(vocabulary, sizeof *s->order);
-    if (!s->key || !s->order) {
+    s->cut = options->top_k < vocabulary ? options->top_k : 0;
+    s->token = calloc(s->cut + 1u, sizeof *s->token);
+    s->logit = calloc(s->cut + 1u, sizeof *s->logit);
+    if (!s->key || !s->order || !s->token || !s->logit) {
         sample_close(s);
         return ERR_MEMORY;
     }
@@ -71,6 +79,8 @@ void sample_close(struct sampler *s)
         return;
     free(s->key);
     free(s->order);
+    free(s->token);
+    free(s->logit);
     free(s);
 }
 
@@ -144,40 +154,90 @@ double sample_logprob(const float *logits, uint32_t vocabulary, uint32_t token)
     return (double)logits[token] - (double)logits[best] - log_sum(logits, vocabulary, best, 1);
 }
 
-/* Draw from softmax(logits / temperature) cut to top_k tokens and then to mass top_p of those. */
+static double weight_of(const struct sampler *s, float logit, float best)
+{
+    return exp(((double)logit - (double)best) / (double)s->options.temperature);
+}
+
+static bool cuts_mass(const struct sampler *s)
+{
+    return s->options.top_p > 0 && s->options.top_p < 1;
+}
+
+/* Draw from softmax(logit / temperature) of `count` tokens, best first, cut to mass top_p. */
+static uint32_t draw_from(struct sampler *s, const uint32_t *token, const float *logit, uint32_t count)
+{
+    double total = 0;
+    for (uint32_t i = 0; i < count; i++)
+        total += weight_of(s, logit[i], logit[0]);
+    const double u = uniform(s);
+    double mass = total;
+    if (cuts_mass(s)) {
+        const double wanted = total * (double)s->options.top_p;
+        mass = 0;
+        for (uint32_t i = 0; i < count && mass < wanted; i++)
+            mass += weight_of(s, logit[i], logit[0]);
+    }
+    double at = 0;
+    uint32_t chosen = token[0];
+    for (uint32_t i = 0; i < count && at <= u * mass; i++) {
+        chosen = token[i];
+        at += weight_of(s, logit[i], logit[0]);
+    }
+    return chosen;
+}
+
+/* The same of all tokens. */
 static uint32_t draw(struct sampler *s, const float *logits, uint32_t best)
 {
-    const double temperature = (double)s->options.temperature;
-    const uint32_t k = s->options.top_k == 0 || s->options.top_k > s->vocabulary ? s->vocabulary
-                                                                                 : s->options.top_k;
-    const bool cut = s->options.top_p > 0 && s->options.top_p < 1;
+    const double total = exp(log_sum(logits, s->vocabulary, best, (double)s->options.temperature));
     heap_fill(s, logits);
-    double total = exp(log_sum(logits, s->vocabulary, best, temperature));
-    if (k < s->vocabulary) {
-        total = 0;
-        for (uint32_t i = 0; i < k; i++)
-            total += exp(((double)s->key[heap_take(s, s->vocabulary - i)] - (double)logits[best]) /
-                         temperature);
-        heap_fill(s, logits);
-    }
     /* u * mass of the set that top_p leaves; the set is found while the tokens come out best first. */
     const double u = uniform(s);
     double mass = total;
-    if (cut) {
+    if (cuts_mass(s)) {
         const double wanted = total * (double)s->options.top_p;
         mass = 0;
-        for (uint32_t i = 0; i < k && mass < wanted; i++)
-            mass += exp(((double)s->key[heap_take(s, s->vocabulary - i)] - (double)logits[best]) /
-                        temperature);
+        for (uint32_t i = 0; i < s->vocabulary && mass < wanted; i++)
+            mass += weight_of(s, s->key[heap_take(s, s->vocabulary - i)], logits[best]);
         heap_fill(s, logits);
     }
     double at = 0;
     uint32_t token = best;
-    for (uint32_t i = 0; i < k && at <= u * mass; i++) {
+    for (uint32_t i = 0; i < s->vocabulary && at <= u * mass; i++) {
         token = heap_take(s, s->vocabulary - i);
-        at += exp(((double)s->key[token] - (double)logits[best]) / temperature);
+        at += weight_of(s, s->key[token], logits[best]);
     }
     return token;
+}
+
+/* The same of the top_k best. */
+static uint32_t draw_cut(struct sampler *s, const float *logits)
+{
+    heap_fill(s, logits);
+    for (uint32_t i = 0; i < s->cut; i++) {
+        s->token[i] = heap_take(s, s->vocabulary - i);
+        s->logit[i] = s->key[s->token[i]];
+    }
+    return draw_from(s, s->token, s->logit, s->cut);
+}
+
+uint32_t sample_wants(const struct sampler *s)
+{
+    return s->options.temperature == 0 ? 1 : s->cut <= HAL_TOP_MAX ? s->cut : 0;
+}
+
+enum err sample_from(struct sampler *s, const uint32_t *token, const float *logit,
+                     struct sample_choice *out)
+{
+    uint32_t count = sample_wants(s);
+    while (count > 0 && token[count - 1] == TOKEN_NONE) /* the others were NaN: never drawn */
+        count--;
+    if (count == 0 || !(logit[0] > -INFINITY))
+        return ERR_ARGUMENT;
+    out->token = s->options.temperature == 0 || isinf(logit[0]) ? token[0] : draw_from(s, token, logit, count);
+    out->logprob = NAN;
+    return ERR_NONE;
 }
 
 enum err sample_next(struct sampler *s, const float *logits, struct sample_choice *out)
@@ -185,7 +245,9 @@ enum err sample_next(struct sampler *s, const float *logits, struct sample_choic
     const uint32_t best = argmax(logits, s->vocabulary);
     if (best == TOKEN_NONE)
         return ERR_ARGUMENT;
-    out->token = s->options.temperature == 0 || isinf(logits[best]) ? best : draw(s, logits, best);
+    out->token = s->options.temperature == 0 || isinf(logits[best]) ? best
+                 : s->cut > 0                                              ? draw_cut(s, logits)
+                                                                           : draw(s, logits, best);
     out->logprob = (float)sample_logprob(logits, s->vocabulary, out->token);
     return ERR_NONE;
 }

@@ -30,6 +30,15 @@ void sample_close(struct sampler *s); /* NULL is allowed */
  * NaN or -inf. */
 NODISCARD enum err sample_next(struct sampler *s, const float *logits, struct sample_choice *out);
 
+/* How many of the greatest logits decide: 1 when greedy, top_k where that cuts and hal.h's top gives as
+ * many; 0: all of them, for sample_next. */
+uint32_t sample_wants(const struct sampler *s);
+
+/* The same token as sample_next, from the sample_wants() greatest logits, greatest first, as hal.h's top
+ * gives them. logprob is NAN: it takes the whole distribution. Errors: ERR_ARGUMENT as sample_next. */
+NODISCARD enum err sample_from(struct sampler *s, const uint32_t *token, const float *logit,
+                               struct sample_choice *out);
+
 /* The `count` likeliest tokens, best first; fewer only if the vocabulary is smaller: *got. */
 NODISCARD enum err sample_top(struct sampler *s, const float *logits, uint32_t count,
                               struct sample_choice *out, uint32_t *got);

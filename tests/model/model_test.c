@@ -341,6 +341,33 @@ static void small_caches(void)
     }
 }
 
+/* The few greatest logits, to the bit, without the rest. */
+static void top_is_of_the_logits(void)
+{
+    enum { ROWS = 3, COUNT = 5 };
+    struct model *m = open_model(NULL);
+    const float *logits = NULL;
+    uint32_t token[ROWS * COUNT];
+    float logit[ROWS * COUNT];
+    const struct model_run run = {0, ROWS, LENGTH, text};
+    CU_ASSERT_EQUAL(model_step(m, &run, 1), ERR_NONE);
+    CU_ASSERT_EQUAL(model_top(m, 0, ROWS, COUNT, token, logit), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(model_logits(m, 0, ROWS, &logits), ERR_NONE);
+    for (uint32_t r = 0; r < ROWS; r++, logits += WORDS)
+        for (uint32_t i = 0; i < COUNT; i++) {
+            const uint32_t t = token[r * COUNT + i];
+            uint32_t before = 0;
+            CU_ASSERT_FATAL(t < WORDS);
+            CU_ASSERT_EQUAL(logit[r * COUNT + i], logits[t]);
+            for (uint32_t k = 0; k < WORDS; k++)
+                before += logits[k] > logits[t] || (logits[k] == logits[t] && k < t);
+            CU_ASSERT_EQUAL(before, i);
+        }
+    CU_ASSERT_EQUAL(model_top(m, ROWS, 1, COUNT, token, logit), ERR_ARGUMENT);
+    CU_ASSERT_EQUAL(model_top(m, 0, 1, 0, token, logit), ERR_ARGUMENT);
+    model_close(m);
+}
+
 static void allocates_nothing(void)
 {
     struct model *m = open_model(&(struct model_options){.sequences = 2});
@@ -462,5 +489,6 @@ static void finish(void)
 RUN_SUITE("model/model", {"start", start}, {"equals the definition", equals_the_definition},
           {"a window slides", window_slides}, {"sequences together", sequences_together},
           {"small caches", small_caches}, {"a step allocates nothing", allocates_nothing},
+          {"the greatest logits", top_is_of_the_logits},
           {"the observer sees inputs", observer_sees_inputs}, {"refuses", refuses},
           {"refuses files", refuses_files}, {"finish", finish})

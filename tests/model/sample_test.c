@@ -44,6 +44,54 @@ static void follows_the_distribution(void)
     CU_ASSERT_DOUBLE_EQUAL(share[2], 1, 1e-9);
 }
 
+/* From the greatest logits alone: the same tokens, draw by draw; ties and NaN among them. */
+static void few_are_enough(void)
+{
+    enum { MANY = 300, DRAWS = 400 };
+    static const struct sample_options options[] = {{.temperature = 0},
+                                                    {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f},
+                                                    {.temperature = 2, .top_k = 1},
+                                                    {.temperature = 1, .top_k = 64},
+                                                    {.temperature = 3, .top_k = 7, .top_p = 0.5f}};
+    uint32_t state = 1;
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
+        struct sampler *a = NULL, *b = NULL;
+        CU_ASSERT_EQUAL_FATAL(sample_open(&options[i], MANY, &a), ERR_NONE);
+        CU_ASSERT_EQUAL_FATAL(sample_open(&options[i], MANY, &b), ERR_NONE);
+        const uint32_t wants = sample_wants(b);
+        CU_ASSERT_EQUAL(wants, options[i].temperature > 0 ? options[i].top_k : 1);
+        for (int n = 0; n < DRAWS; n++) {
+            float many[MANY], logit[64];
+            struct sample_choice order[64], x = {0, 0}, y = {1, 0};
+            uint32_t token[64], got = 0;
+            for (int k = 0; k < MANY; k++) {
+                state = state * 1664525u + 1013904223u;
+                many[k] = (float)(state >> 28) * 0.5f; /* of 16 values, so with ties */
+            }
+            many[state >> 24] = NAN;
+            CU_ASSERT_EQUAL(sample_top(a, many, wants, order, &got), ERR_NONE);
+            CU_ASSERT_EQUAL_FATAL(got, wants);
+            for (uint32_t k = 0; k < wants; k++) {
+                token[k] = order[k].token;
+                logit[k] = many[token[k]];
+            }
+            CU_ASSERT_EQUAL(sample_next(a, many, &x), ERR_NONE);
+            CU_ASSERT_EQUAL(sample_from(b, token, logit, &y), ERR_NONE);
+            CU_ASSERT_EQUAL(x.token, y.token);
+        }
+        const uint32_t none[64] = {UINT32_MAX};
+        const float zeros[64] = {0};
+        CU_ASSERT_EQUAL(wants == 1 ? sample_from(b, none, zeros, &(struct sample_choice){0, 0}) : ERR_ARGUMENT,
+                        ERR_ARGUMENT);
+        sample_close(a);
+        sample_close(b);
+    }
+    struct sampler *all = NULL;
+    CU_ASSERT_EQUAL_FATAL(sample_open(&(struct sample_options){.temperature = 1, .top_k = 65}, MANY, &all), ERR_NONE);
+    CU_ASSERT_EQUAL(sample_wants(all), 0);
+    sample_close(all);
+}
+
 static void seed_repeats(void)
 {
     struct sampler *a = NULL, *b = NULL, *c = NULL;
@@ -95,4 +143,4 @@ static void top_and_bad_input(void)
 }
 
 RUN_SUITE("model/sample", {"follows the distribution", follows_the_distribution},
-          {"the seed repeats", seed_repeats}, {"top and bad input", top_and_bad_input})
+          {"the seed repeats", seed_repeats}, {"the greatest alone", few_are_enough}, {"top and bad input", top_and_bad_input})
