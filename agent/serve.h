@@ -47,6 +47,7 @@ struct serve_hooks {
     void (*finished)(void *context, const struct serve_cost *cost);
     void (*stats)(void *context, const struct wire *frame); /* WIRE_STATS of the main worker */
     void (*crashed)(void *context, const char *why);
+    void (*served)(void *context, const char *plugin); /* a worker is ready: engine_describe() of its engine */
 };
 
 struct serve;

@@ -109,7 +109,12 @@ static void on_message(void *context, struct worker *w, const struct wire *m)
         v->abilities.width = (uint32_t)wire_u64(m, WIRE_K_WIDTH, 0);
         v->crashes = 0;
         worker_expect(v->worker, 0);
-        log_info("serve: ready: file=%s%s", v->model.path, v->role == TRIAL ? " (on trial)" : "");
+        char plugin[256];
+        if (!wire_text(m, WIRE_K_PLUGIN, plugin, sizeof plugin))
+            plugin[0] = 0;
+        log_info("serve: ready: file=%s%s: by %s", v->model.path, v->role == TRIAL ? " (on trial)" : "", plugin);
+        if (s->hooks.served)
+            s->hooks.served(s->hooks.context, plugin);
         bool on_trial = v->role == TRIAL;
         serve_dispatch(s);
         if (on_trial)

@@ -211,6 +211,12 @@ static void serve_crashed(void *context, const char *why)
     telemetry_error(((struct agent *)context)->telemetry, ERR_CRASHED, why);
 }
 
+/* What computes now, and why not another: in the telemetry, beside what it costs. */
+static void serve_served(void *context, const char *plugin)
+{
+    telemetry_event(((struct agent *)context)->telemetry, "plugin", plugin, 0);
+}
+
 /* ---- the probe, then the wire and the job ---- */
 
 static void probe(void *context);
@@ -348,7 +354,8 @@ static enum err open_parts(struct agent *a)
                                 .token = serve_token,
                                 .finished = serve_finished,
                                 .stats = serve_stats,
-                                .crashed = serve_crashed};
+                                .crashed = serve_crashed,
+                                .served = serve_served};
     if ((e = link_open(&link, &a->link)) || (e = serve_open(a->loop, s, &hooks, &a->serve)))
         return e;
     struct telemetry_options telemetry = {.loop = a->loop,

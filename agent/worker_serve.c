@@ -299,7 +299,10 @@ static void say_ready(struct worker_server *v)
     const struct model_info *info = model_info(v->model);
     uint32_t pooling;
     struct wire m;
+    char served[WORKER_WHY];
+    engine_describe(v->engine, served, sizeof served);
     wire_init(&m, WIRE_READY, v->w->id);
+    wire_put_text(&m, WIRE_K_PLUGIN, served);
     wire_put_u64(&m, WIRE_K_CAN, (info->is_encoder ? 0 : (uint64_t)WIRE_CAN_COMPLETE | (v->chat ? WIRE_CAN_CHAT : 0)) |
                                      (embed_pooling(v->gguf, &pooling) ? 0 : WIRE_CAN_EMBED));
     wire_put_u64(&m, WIRE_K_CONTEXT, v->context);
@@ -349,7 +352,7 @@ static enum err open_all(struct worker_server *v, const struct wire *m, char why
     v->top_token = calloc(tops, sizeof *v->top_token);
     v->top_logit = calloc(tops, sizeof *v->top_logit);
     v->prompt = calloc(v->context, sizeof *v->prompt);
-    return v->sequence && v->runs && v->running && v->prompt ? ERR_NONE : ERR_MEMORY;
+    return v->sequence && v->runs && v->running && v->prompt && v->top_token && v->top_logit ? ERR_NONE : ERR_MEMORY;
 }
 
 enum err worker_serve(struct worker_self *w, const struct wire *m)

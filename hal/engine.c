@@ -1,6 +1,7 @@
 /* engine.c: from options to an opened plugin; and the memory that plugins take. */
 #include "hal/engine.h"
 
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -213,6 +214,37 @@ enum err engine_open(const struct engine_options *options, struct engine **out,
     engine->threads = engine->host.threads;
     *out = engine;
     return ERR_NONE;
+}
+
+/* At most bytes - 1 characters in all; at stays below bytes. */
+__attribute__((format(printf, 4, 5))) static size_t say(char *out, size_t bytes, size_t at,
+                                                        const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    const int more = vsnprintf(out + at, bytes - at, format, arguments);
+    va_end(arguments);
+    return more < 0 ? at : (size_t)more < bytes - at ? at + (size_t)more : bytes - 1;
+}
+
+void engine_describe(const struct engine *engine, char *out, size_t bytes)
+{
+    const char *between = "; ";
+    if (bytes == 0)
+        return;
+    size_t at = say(out, bytes, 0, "%s %s", engine->ops.name, engine->caps.path);
+    for (uint32_t i = 0; i < FALLBACK_OPS; i++)
+        if (engine->fallback_ops >> i & 1u) {
+            at = say(out, bytes, at, "%s%s", between, fallback_name(i));
+            between = ", ";
+        }
+    if (engine->fallback_ops != 0)
+        at = say(out, bytes, at, " on the CPU");
+    between = "; refused: ";
+    for (uint32_t i = 0; i < engine->refusals; i++) {
+        at = say(out, bytes, at, "%s%s (%s)", between, engine->refused[i].name, engine->refused[i].reason);
+        between = ", ";
+    }
 }
 
 enum err engine_limit_threads(struct engine *engine, uint32_t threads)

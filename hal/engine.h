@@ -62,6 +62,10 @@ NODISCARD enum err engine_limit_threads(struct engine *engine, uint32_t threads)
 /* NULL is allowed. All matrices of the engine must have been freed. */
 void engine_close(struct engine *engine);
 
+/* One line for people: which plugin and path serves, what of it scalar does on the CPU, and who was refused
+ * and why: "cuda mma; encode, decode on the CPU; refused: hexagon (no FastRPC library)". Cut where out ends. */
+void engine_describe(const struct engine *engine, char *out, size_t bytes);
+
 /* Bytes that are out through hal_host now, and the most there ever were. Any thread. */
 uint64_t engine_memory_used(void);
 uint64_t engine_memory_peak(void);

@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "hal/fallback.h"
 #include "plugins/scalar/scalar.h"
 
 enum { TOTAL_TIMEOUT_MS = 600000, POLL_MS = 20 };
@@ -32,6 +33,7 @@ static void describe(const struct hal_plugin *table, struct select_plugin *plugi
 {
     plugin->is_signed = 1;
     plugin->abi = table->abi;
+    plugin->fallback_ops = fallback_missing(table);
     snprintf(plugin->version, sizeof plugin->version, "%s", table->version);
 }
 

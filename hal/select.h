@@ -31,6 +31,7 @@ struct select_plugin {
     int is_signed;                /* signature verified */
     uint32_t abi;                 /* 0: never got that far */
     struct hal_caps caps;         /* score 0 when probe refused */
+    uint32_t fallback_ops;        /* bit i: it lacks operation i after matmul, which is done on the CPU */
     uint32_t cases;               /* compared in the quick check */
     enum err error;
     char reason[LOAD_REASON_BYTES]; /* why refused, "" when serving */

@@ -2,6 +2,7 @@
 #include "plugins/cuda/cuda.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <syslog.h>
 
@@ -186,7 +187,8 @@ static enum err cuda_open(const struct hal_host *host, void **dev)
     d->device = found.device;
     d->has_mma = found.is_mma;
     d->processors = (uint32_t)found.processors;
-    d->has_graphs = d->driver->has_graphs;
+    const char *const graphs = getenv("TARE_CUDA_GRAPHS"); /* 0: for comparison */
+    d->has_graphs = d->driver->has_graphs && (graphs == NULL || strcmp(graphs, "0") != 0);
     void *const memory = host->alloc(cuda_queue_bytes());
     if (memory != NULL)
         cuda_queue_open(d, memory);
@@ -222,8 +224,7 @@ static void fill(struct hal_plugin *p)
         .add = cuda_add,
         .scale = cuda_scale,
         .scatter = cuda_scatter,
-        .encode = scalar_encode,
-        .decode = scalar_decode,
+        /* encode and decode are the CPU's, who has the bytes */
         .copy = cuda_copy,
         .limit_threads = scalar_limit_threads,
         .top = cuda_top,

@@ -3,12 +3,13 @@
  * A matrix's mem is its device address. Everything runs in the legacy default stream of the
  * device's primary context, so that copies and kernels keep their order; mat_get waits. Device
  * memory is plain cuMemAlloc within the budget that was free at open; host memory, from
- * host->alloc, is only for staging. encode and decode are scalar's, on the CPU.
+ * host->alloc, is only for staging. encode and decode are left to the CPU (hal/fallback.c).
  *
  * Operations only queue their kernels; whatever copies to or from the device starts what is queued
  * first. A step of decoding ends with one mat_get of its logits, so the queue is the whole step, and
  * the same sequence of kernels comes with each token: it becomes a CUDA graph the second time
  * (cuda_graph.c), and from then on is one launch and an update of the nodes whose arguments changed.
+ * TARE_CUDA_GRAPHS=0 in the environment leaves graphs out, for comparison.
  * What a queued kernel does wrong is therefore returned by a later call, at the latest by mat_get.
  */
 #ifndef CUDA_H
@@ -66,7 +67,7 @@ struct cuda_notes {
 };
 
 struct cuda_dev {
-    struct scalar_dev scalar; /* first: encode, decode and the threads are scalar's */
+    struct scalar_dev scalar; /* first: the threads are scalar's */
     const struct cuda_driver *driver;
     CUdevice device;
     CUcontext context;

@@ -32,7 +32,7 @@ static enum err hexagon_probe(const char *path, struct hal_caps *caps)
     caps->score = 1000;
     caps->paths = 2;
     caps->types = reference.types;
-    snprintf(caps->device, sizeof caps->device, "Hexagon v%x", architecture);
+    snprintf(caps->device, sizeof caps->device, "Hexagon v%x: Q8_0, Q4_0 products; CPU: the rest", architecture);
     snprintf(caps->path, sizeof caps->path, "%s", path ? path : "auto");
     return ERR_NONE;
 }

@@ -192,6 +192,19 @@ static void test_engine(void)
     CU_ASSERT_EQUAL(engine->fallback_ops, 0);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         CU_ASSERT_TRUE(is_refused(engine, bad[i]));
+    char line[4096], short_line[20];
+    engine_describe(engine, line, sizeof line);
+    CU_ASSERT_EQUAL(strncmp(line, "goodplain c11; refused: ", 24), 0);
+    CU_ASSERT_PTR_NOT_NULL(strstr(line, "badhang (hangs in matmul"));
+    engine_describe(engine, short_line, sizeof short_line);
+    CU_ASSERT_EQUAL(strncmp(line, short_line, sizeof short_line - 1), 0);
+    CU_ASSERT_EQUAL(strlen(short_line), sizeof short_line - 1);
+    engine_close(engine);
+    options.plugin = "goodspare";
+    CU_ASSERT_EQUAL_FATAL(engine_open(&options, &engine, &refusal), ERR_NONE);
+    engine_describe(engine, line, sizeof line);
+    CU_ASSERT_STRING_EQUAL(line, "goodspare c11; embed, rmsnorm, layernorm, rope, store, attend, glu, add, scale, "
+                                 "scatter, encode, decode, copy, top on the CPU");
     engine_close(engine);
     options.plugin = "badcrash";
     CU_ASSERT_EQUAL(engine_open(&options, &engine, &refusal), ERR_CRASHED);
