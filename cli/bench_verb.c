@@ -257,6 +257,7 @@ static int bench(struct cli_call *call)
                                    .chunk = (uint32_t)s->chunk,
                                    .cache = open_model_cache(s->cache),
                                    .context = (uint32_t)(context > 32 ? context : 32),
+                                   .is_firm = true,
                                    .memory_bytes = (uint64_t)call->common.memory_bytes,
                                    .prompt = (uint32_t)s->prompt,
                                    .generate = (uint32_t)s->generate};

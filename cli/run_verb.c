@@ -217,6 +217,7 @@ static int run(struct cli_call *call)
                                    .chunk = (uint32_t)s->chunk,
                                    .cache = s->cache ? open_model_cache(s->cache - 1) : 0,
                                    .context = (uint32_t)s->context,
+                                   .is_firm = s->context > 0,
                                    .memory_bytes = (uint64_t)call->common.memory_bytes,
                                    .cache_bytes = o.cache_bytes};
     struct tune_choice choice = {.lines = 0};
@@ -231,7 +232,7 @@ static int run(struct cli_call *call)
     if (status == CLI_DONE)
         status = open_model_tuned(call, e, call->operand[0], true, &o, &wish, false, &m, &choice);
     if (status == CLI_DONE && choice.samples && choice.seconds > 0.2 && !choice.is_kept)
-        cli_note(call, "%u threads, %u tokens in one step, a cache of %s: measured in %.1f s, kept for next time\n",
+        cli_note(call, "threads %u, %u tokens in one step, a cache of %s: measured in %.1f s, kept for next time\n",
                  choice.threads, choice.chunk, open_model_cache_name(choice.cache), choice.seconds);
     if (status == CLI_DONE)
         status = generate(call, &m, &g);

@@ -101,7 +101,7 @@ static bool choose_cache(const struct fit *f, const struct tune_wish *wish, uint
             for (uint32_t i = 0; i < count; i++)
                 if (try_fit(f, wish->cache ? wish->cache : types[i], c, out))
                     return true;
-            if (c <= 1)
+            if (c <= 1 || wish->is_firm)
                 break;
         }
     }

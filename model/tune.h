@@ -35,6 +35,7 @@ struct tune_wish {
     uint32_t chunk;
     uint32_t cache;           /* as model_options.cache_k */
     uint32_t context;         /* positions of one sequence; 0: as trained, at most 4096, less when memory is short */
+    bool is_firm;             /* the context: rather fail than have less of it */
     uint32_t sequences;
     uint64_t memory_bytes;    /* the operator's limit */
     uint64_t cache_bytes;     /* of the cache in memory: what is more rests elsewhere (model_options.cache_bytes) */
@@ -58,8 +59,8 @@ struct tune_choice {
 
 /* Context, cache type and the largest chunk that fit. Memory: TUNE_SHARE_PERCENT of what is available within
  * the cgroup, or of the device's own, and no more than the wish. The cache is F16 where the context fits,
- * else Q8_0; Q4_0 where nothing better fits; a context that was not asked for is halved before that. What
- * fits in no way is left to model_open to refuse. Errors: as model_sizes. */
+ * else Q8_0; Q4_0 where nothing better fits. Then the context is halved, one that was not asked for before it
+ * comes to Q4_0, a firm one never. What fits in no way is left to model_open to refuse. Errors: as model_sizes. */
 NODISCARD enum err tune_fit(const struct gguf *g, const struct engine *e, const struct device_info *device,
                             const struct tune_wish *wish, struct tune_choice *out,
                             char reason[GGUF_REASON_BYTES]);

@@ -250,6 +250,11 @@ static void test_fit(void)
     c = fit(NEED(weights + f16 / 8 + 33 * row), wish);
     CU_ASSERT_TRUE(c.context < 1024);
     CU_ASSERT_TRUE(c.cache_bytes + c.arena_bytes + c.weight_bytes <= c.budget_bytes);
+    struct tune_wish firm = wish;
+    firm.is_firm = true;
+    c = fit(NEED(weights + f16 / 8 + 33 * row), firm);
+    CU_ASSERT_EQUAL(c.context, 1024);
+    CU_ASSERT_TRUE(says(&c, "opening may fail"));
     /* a context that nobody asked for goes before Q4_0 does */
     struct tune_wish open = {.sequences = 1};
     c = fit(1ull << 34, open);
