@@ -79,11 +79,20 @@ NODISCARD enum err import_fail(struct import_source *s, enum err e, const char *
 /* The family of config.json's architectures[0], or NULL. */
 const struct import_family *import_family_find(const char *architecture);
 
+/* The tables, in import_rules.c. */
+extern const struct import_rule import_rules_llama[], import_rules_qwen2[], import_rules_qwen3[], import_rules_gemma2[],
+    import_rules_gemma3[], import_rules_phi3[], import_rules_gpt2[], import_rules_gptneox[],
+    import_rules_bert[], import_rules_deepseek2[];
+
 /* All keys of tokenizer.* from the folder. vocabulary: rows of the embedding. */
 NODISCARD enum err import_tokenizer(struct import_source *s, uint32_t vocabulary);
 
 /* Announce a tensor; the next free entry, zeroed, or NULL with the reason set. */
 struct import_tensor *import_new_tensor(struct import_source *s);
+
+/* Stream every announced tensor into the writer and commit it. */
+NODISCARD enum err import_write(struct import_source *s, struct import_report *report);
+uint64_t import_bytes(const struct import_tensor *t); /* of its rows in the file */
 
 /* The whole of a llama2.c file: keys, tokenizer and tensors announced. map is borrowed until the end. */
 NODISCARD enum err import_llama2c(struct import_source *s, const uint8_t *map, size_t bytes);
