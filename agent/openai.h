@@ -5,6 +5,7 @@
  *   GET  /v1/models, /v1/models/ID, /health
  *
  * Taken: model (the ID that /v1/models gives, its whole digest, or "default"), prompt (a string or tokens), messages,
+ * chat_template_kwargs (variables of the template, such as enable_thinking),
  * max_tokens, max_completion_tokens, temperature, top_p, top_k, seed, stop, logprobs, top_logprobs, stream,
  * stream_options.include_usage, n = 1; of embeddings: input (strings or tokens), encoding_format, dimensions (the
  * first so many values, normalised again). Unknown fields are passed over; known ones that would change the answer

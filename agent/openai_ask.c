@@ -327,11 +327,24 @@ static bool parse_stream(struct openai_ask *a, struct openai_problem *p)
     return true;
 }
 
+/* What templates ask for beside messages, as other servers take it too. */
+static bool parse_variables(struct openai_ask *a, struct openai_problem *p)
+{
+    json_t *v = json_object_get(a->body, "chat_template_kwargs");
+    if (!v || json_is_null(v))
+        return true;
+    if (!json_is_object(v) || !(a->variables = json_dumps(v, JSON_COMPACT)))
+        return refuse(p, "chat_template_kwargs", "'chat_template_kwargs' must be an object");
+    a->ask.variables = a->variables;
+    a->ask.variables_bytes = strlen(a->variables);
+    return true;
+}
+
 static bool parse_answer(struct openai_ask *a, struct openai_problem *p)
 {
     double n, top_k, seed;
     json_t *given = json_object_get(a->body, "seed");
-    if (a->kind == OPENAI_CHAT ? !parse_messages(a, p) : !parse_prompt(a, p))
+    if (a->kind == OPENAI_CHAT ? !parse_messages(a, p) || !parse_variables(a, p) : !parse_prompt(a, p))
         return false;
     if (!whole(a->body, "n", 1, 1, 1, &n, p) || !whole(a->body, "best_of", 1, 1, 1, &n, p) ||
         !number(a->body, "temperature", 0, 100, 1, &a->ask.temperature, p) ||
@@ -373,5 +386,6 @@ void openai_ask_free(struct openai_ask *a)
     json_decref(a->body);
     free(a->input);
     free(a->stop);
+    free(a->variables);
     memset(a, 0, sizeof *a);
 }

@@ -26,7 +26,7 @@ struct openai_ask {
     uint32_t inputs;
     struct serve_ask ask; /* without callbacks; points into the buffers below */
     json_t *body;
-    char *input, *stop;
+    char *input, *stop, *variables;
 };
 
 /* What went wrong, for the client. */

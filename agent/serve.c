@@ -31,7 +31,7 @@ static void free_request(struct serve *s, struct serve_request *r)
             *p = r->next;
             break;
         }
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 3; i++)
         free(r->copies[i]);
     free(r->tokens);
     free(r);
@@ -94,6 +94,8 @@ static enum err send_request(struct server *v, struct serve_request *r)
         wire_put_u64(&m, WIRE_K_PREFIX, r->made);
         return worker_send(v->worker, &m);
     }
+    if (a->variables_bytes)
+        wire_put_bytes(&m, WIRE_K_VARIABLES, a->variables, a->variables_bytes);
     if (a->stop_bytes)
         wire_put_bytes(&m, WIRE_K_STOP, a->stop, a->stop_bytes);
     if (a->max_tokens)
@@ -167,14 +169,16 @@ enum err serve_submit(struct serve *s, const struct serve_ask *ask, struct serve
     r->ask = *ask;
     r->copies[0] = copy(ask->input, ask->input_bytes);
     r->copies[1] = ask->stop_bytes ? copy(ask->stop, ask->stop_bytes) : NULL;
-    if (!r->copies[0] || (ask->stop_bytes && !r->copies[1])) {
-        free(r->copies[0]);
-        free(r->copies[1]);
+    r->copies[2] = ask->variables_bytes ? copy(ask->variables, ask->variables_bytes) : NULL;
+    if (!r->copies[0] || (ask->stop_bytes && !r->copies[1]) || (ask->variables_bytes && !r->copies[2])) {
+        for (int i = 0; i < 3; i++)
+            free(r->copies[i]);
         free(r);
         return ERR_MEMORY;
     }
     r->ask.input = r->copies[0];
     r->ask.stop = r->copies[1];
+    r->ask.variables = r->copies[2];
     r->id = ++s->ids;
     r->is_sampled = ask->form != SERVE_INPUTS && s->hooks.is_sampled(s->hooks.context);
     r->from_us = serve_now_us();

@@ -106,6 +106,8 @@ struct serve_ask {
     enum serve_form form;
     const void *input;
     size_t input_bytes;
+    const char *variables; /* SERVE_CHAT: a JSON object for the template, or NULL */
+    size_t variables_bytes;
     const void *stop; /* a list */
     size_t stop_bytes;
     uint32_t max_tokens; /* 0: as many as the context holds */

@@ -26,7 +26,7 @@ struct serve_request {
     struct server *server; /* NULL: waits */
     uint64_t id;
     struct serve_ask ask;
-    void *copies[2];  /* input, stop */
+    void *copies[3];  /* input, stop, variables */
     uint32_t *tokens; /* answered so far */
     uint32_t made, capacity; /* tokens, or vectors */
     uint32_t crashes;

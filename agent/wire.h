@@ -112,7 +112,8 @@ enum wire_key {
     WIRE_K_INPUTS,      /* bytes: for each [u8 enum wire_input][u32 bytes][bytes] */
     WIRE_K_VECTOR,      /* bytes: f32 little-endian */
     WIRE_K_CAN,         /* u64: enum wire_can, or-ed */
-    WIRE_K_WIDTH        /* u64: values of a vector */
+    WIRE_K_WIDTH,       /* u64: values of a vector */
+    WIRE_K_VARIABLES    /* bytes: a JSON object for the chat template */
 };
 
 enum wire_reason { WIRE_STOPPED = 1, WIRE_LENGTH = 2 };

@@ -13,9 +13,11 @@ void worker_chat_open(struct worker_server *v)
         log_warning("worker: no chat with this model: %s", v->chat_why);
 }
 
-enum err worker_chat(struct worker_server *v, const char *chat, size_t bytes, uint32_t *tokens, size_t capacity,
-                     size_t *count, char why[WORKER_WHY])
+enum err worker_chat(struct worker_server *v, const struct wire *m, uint32_t *tokens, size_t capacity, size_t *count,
+                     char why[WORKER_WHY])
 {
+    const void *chat = NULL, *variables = NULL;
+    size_t bytes = 0, variables_bytes = 0;
     char reason[GGUF_REASON_BYTES];
     struct template_message *messages = NULL;
     const char *role, *content;
@@ -25,6 +27,8 @@ enum err worker_chat(struct worker_server *v, const char *chat, size_t bytes, ui
         snprintf(why, WORKER_WHY, "%s", v->chat_why);
         return ERR_UNSUPPORTED;
     }
+    wire_view(m, WIRE_K_CHAT, &chat, &bytes);
+    wire_view(m, WIRE_K_VARIABLES, &variables, &variables_bytes);
     while ((role = wire_list_next(chat, bytes, &at)) && (content = wire_list_next(chat, bytes, &at))) {
         if (used == room) {
             room = room * 2 + 16;
@@ -37,7 +41,8 @@ enum err worker_chat(struct worker_server *v, const char *chat, size_t bytes, ui
         }
         messages[used++] = (struct template_message){{role, strlen(role)}, {content, strlen(content)}};
     }
-    e = chat_encode(v->chat, messages, used, tokens, capacity, count, reason);
+    const struct chat_said said = {messages, used, {variables, variables_bytes}};
+    e = chat_encode(v->chat, &said, tokens, capacity, count, reason);
     if (e && e != ERR_FULL)
         snprintf(why, WORKER_WHY, "%s", reason);
     free(messages);

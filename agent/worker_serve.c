@@ -82,7 +82,7 @@ static enum err set_prompt(struct worker_server *v, struct worker_sequence *s, c
     else if (wire_view(m, WIRE_K_PROMPT_IDS, &text, &bytes))
         e = copy_tokens(v, text, bytes, &count, why);
     else if (wire_view(m, WIRE_K_CHAT, &text, &bytes))
-        e = worker_chat(v, text, bytes, v->prompt, v->context, &count, why);
+        e = worker_chat(v, m, v->prompt, v->context, &count, why);
     else
         return ERR_ARGUMENT;
     if (e == ERR_FULL || (!e && count >= v->context)) {

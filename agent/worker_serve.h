@@ -81,9 +81,9 @@ NODISCARD enum err worker_open_model(const struct gguf *g, struct engine *e, con
 
 /* The model's chat template, behind the tokenizer. */
 void worker_chat_open(struct worker_server *v);
-/* A chat (a list: role, content, ...) to tokens. Errors: as chat_encode, with why; ERR_UNSUPPORTED: no template. */
-NODISCARD enum err worker_chat(struct worker_server *v, const char *chat, size_t bytes, uint32_t *tokens,
-                               size_t capacity, size_t *count, char why[WORKER_WHY]);
+/* CHAT and VARIABLES of a frame to tokens. Errors: as chat_encode, with why; ERR_UNSUPPORTED: no template. */
+NODISCARD enum err worker_chat(struct worker_server *v, const struct wire *m, uint32_t *tokens, size_t capacity,
+                               size_t *count, char why[WORKER_WHY]);
 
 /* Room for what may be held back: less than the longest stop string, and one piece. ERR_MEMORY. */
 NODISCARD enum err worker_answer_begin(struct worker_sequence *s);

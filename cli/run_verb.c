@@ -11,7 +11,7 @@
 enum { PIECE_BYTES = 4096 };
 
 struct run_settings {
-    const char *prompt, *system;
+    const char *prompt, *system, *variables;
     int64_t tokens, context, seed, top_k, chunk, cache_bytes;
     const char *cache_folder;
     double temperature, top_p;
@@ -26,6 +26,8 @@ static const struct cli_option options[] = {
      .help = "the prompt is a user's message, in the form of the model's chat template"},
     {.name = "system", .kind = CLI_TEXT, .value = "TEXT", .offset = offsetof(struct run_settings, system),
      .help = "with --chat: what the system says first"},
+    {.name = "variables", .kind = CLI_TEXT, .value = "JSON", .offset = offsetof(struct run_settings, variables),
+     .help = "with --chat: what the template asks for, such as {\"enable_thinking\": false}"},
     {.letter = 'n', .name = "tokens", .kind = CLI_INT, .value = "N", .preset = "128", .minimum = 0,
      .maximum = 1 << 20, .offset = offsetof(struct run_settings, tokens), .help = "tokens to add at most"},
     {.name = "temp", .kind = CLI_REAL, .value = "T", .preset = "0.8", .minimum = 0, .maximum = 100,
@@ -144,11 +146,14 @@ static int encode_chat(struct cli_call *call, struct open_model *m, struct gener
     const struct run_settings *s = call->settings;
     const struct template_message all[] = {{{"system", 6}, {s->system, s->system ? strlen(s->system) : 0}},
                                            {{"user", 4}, {s->prompt, strlen(s->prompt)}}};
+    const struct chat_said said = {.messages = all + !s->system,
+                                   .count = 1u + (s->system != NULL),
+                                   .variables = {s->variables, s->variables ? strlen(s->variables) : 0}};
     char reason[GGUF_REASON_BYTES] = "";
     struct chat *chat = NULL;
     enum err e = chat_open(m->tokenizer, &chat, reason);
     for (size_t room = 0; !e;) {
-        e = chat_encode(chat, all + !s->system, 1u + (s->system != NULL), g->tokens, room, &g->prompt_tokens, reason);
+        e = chat_encode(chat, &said, g->tokens, room, &g->prompt_tokens, reason);
         if (e != ERR_FULL || room)
             break;
         room = g->prompt_tokens;
@@ -225,8 +230,8 @@ static int run(struct cli_call *call)
     struct generation g = {0};
     struct engine *e = NULL;
     int status = CLI_DONE;
-    if (s->system && !s->is_chat)
-        status = cli_fail(call, CLI_USAGE, NULL, "--system", "expected --chat with it");
+    if ((s->system || s->variables) && !s->is_chat)
+        status = cli_fail(call, CLI_USAGE, NULL, s->system ? "--system" : "--variables", "expected --chat with it");
     if (status == CLI_DONE)
         status = cli_engine_open(call, &e);
     if (status == CLI_DONE)

@@ -57,17 +57,17 @@ bool chat_is_role(struct gguf_text role)
     return false;
 }
 
-enum err chat_encode(const struct chat *c, const struct template_message *messages, size_t count, uint32_t *tokens,
-                     size_t capacity, size_t *tokens_count, char reason[GGUF_REASON_BYTES])
+enum err chat_encode(const struct chat *c, const struct chat_said *said, uint32_t *tokens, size_t capacity,
+                     size_t *count, char reason[GGUF_REASON_BYTES])
 {
     const uint32_t bos = tokenizer_bos(c->tokenizer), eos = tokenizer_eos(c->tokenizer);
-    struct template_message *copy = malloc((count + 1) * sizeof *copy);
-    struct template_result said = {0};
+    struct template_message *copy = malloc((said->count + 1) * sizeof *copy);
+    struct template_result made = {0};
     enum err e = copy ? ERR_NONE : ERR_MEMORY;
-    *tokens_count = 0;
+    *count = 0;
     reason[0] = 0;
-    for (size_t i = 0; !e && i < count; i++) {
-        copy[i] = messages[i];
+    for (size_t i = 0; !e && i < said->count; i++) {
+        copy[i] = said->messages[i];
         if (!chat_is_role(copy[i].role)) {
             snprintf(reason, GGUF_REASON_BYTES, "message %zu: expected the role system, user, assistant, developer or tool", i + 1);
             e = ERR_ARGUMENT;
@@ -76,18 +76,19 @@ enum err chat_encode(const struct chat *c, const struct template_message *messag
         }
     }
     const struct template_call call = {.messages = copy,
-                                       .count = count,
+                                       .count = said->count,
                                        .add_generation_prompt = true,
                                        .bos = tokenizer_spelling(c->tokenizer, bos),
-                                       .eos = tokenizer_spelling(c->tokenizer, eos)};
+                                       .eos = tokenizer_spelling(c->tokenizer, eos),
+                                       .variables = said->variables};
     if (!e)
-        e = template_render(c->template, &call, &said, reason);
+        e = template_render(c->template, &call, &made, reason);
     if (!e)
-        e = tokenizer_encode_marked(c->tokenizer, said.text, said.foreign, said.bytes, c->is_plain, tokens, capacity,
-                                    tokens_count);
+        e = tokenizer_encode_marked(c->tokenizer, made.text, made.foreign, made.bytes, c->is_plain, tokens, capacity,
+                                    count);
     if (e && !reason[0] && e != ERR_FULL)
         snprintf(reason, GGUF_REASON_BYTES, "the conversation cannot be tokenised: %s", err_name(e));
-    template_result_close(&said);
+    template_result_close(&made);
     free(copy);
     return e;
 }

@@ -18,10 +18,16 @@ void chat_close(struct chat *c); /* NULL is allowed */
 /* Whether text is a role that templates know: system, user, assistant, developer or tool. */
 bool chat_is_role(struct gguf_text role);
 
+/* What is said: messages, and what else the template may ask for (template_call.variables). */
+struct chat_said {
+    const struct template_message *messages;
+    size_t count;
+    struct gguf_text variables;
+};
+
 /* Up to where the assistant's answer begins. Developer is said as system unless the template knows it.
  * Errors: as template_render, ERR_ARGUMENT (a role), ERR_FULL (*count says how many would be needed). */
-NODISCARD enum err chat_encode(const struct chat *c, const struct template_message *messages, size_t count,
-                               uint32_t *tokens, size_t capacity, size_t *tokens_count,
-                               char reason[GGUF_REASON_BYTES]);
+NODISCARD enum err chat_encode(const struct chat *c, const struct chat_said *said, uint32_t *tokens, size_t capacity,
+                               size_t *count, char reason[GGUF_REASON_BYTES]);
 
 #endif

@@ -231,6 +231,8 @@ static void bind_all(struct run *r)
         template_bind(r, template_literal("bos_token"), template_text_value(text_of(c->bos)));
     if (c->eos.bytes)
         template_bind(r, template_literal("eos_token"), template_text_value(text_of(c->eos)));
+    if (c->variables.bytes)
+        template_bind_json(r, c->variables);
 }
 
 static bool hand_out(struct run *r, const struct builder *b, struct template_result *out)

@@ -37,6 +37,7 @@ struct template_call {
     size_t count;
     bool add_generation_prompt;
     struct gguf_text bos, eos; /* spellings; no bytes: not defined */
+    struct gguf_text variables; /* a JSON object whose members the template sees (enable_thinking ...), or no bytes */
     const struct tm *now;      /* of strftime_now; NULL: local time */
 };
 

@@ -3,6 +3,7 @@
  * template_lex.c      characters to tokens, white space as the marks say
  * template_parse.c    statements to nodes; template_expression.c: expressions to nodes
  * template_run.c      statements; template_eval.c: expressions
+ * template_json.c     a caller's variables
  * template_value.c    truth, equality, order, spelling; template_text.c: strings
  * template_filter.c, template_list.c, template_test.c, template_method.c   what has a name
  *
@@ -262,6 +263,8 @@ struct value template_call_macro(struct run *r, const struct macro *m, const str
 void template_bind(struct run *r, struct text name, struct value v);
 void template_assign(struct run *r, const struct node *target, struct value v);
 
+/* The members of a JSON object as variables. False: failed. */
+bool template_bind_json(struct run *r, struct gguf_text text);
 /* Argument by place or by name; NULL: not given. */
 const struct value *template_argument(const struct arguments *a, uint32_t place, const char *name);
 bool template_takes(struct run *r, const struct arguments *a, uint32_t least, uint32_t most, const char *what);

@@ -19,6 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
                                               .add_generation_prompt = true,
                                               .bos = {"<s>", 3},
                                               .eos = {"</s>", 4},
+                                              .variables = {"{\"enable_thinking\": false, \"extra\": [1, {\"a\": \"b\"}, null, 2.5]}", 63},
                                               .now = &now};
     struct template_result first = {0}, second = {0};
     struct template *t = NULL;

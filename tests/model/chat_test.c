@@ -74,6 +74,8 @@ static void test_plain(void)
                                            {{"assistant", 9}, {"Yes", 3}},
                                            {{"user", 4}, {"<|x|>", 5}}};
     const struct template_message king = {{"king", 4}, {"x", 1}};
+    const struct chat_said said = {.messages = all, .count = 4}, odd = {.messages = &king, .count = 1};
+    const struct chat_said more = {all, 4, {"{\"enable_thinking\": false}", 26}}, bad = {all, 4, {"[]", 2}};
     uint32_t tokens[256], plain[256];
     char reason[GGUF_REASON_BYTES];
     struct chat *c = NULL;
@@ -81,11 +83,13 @@ static void test_plain(void)
     open_all();
     CU_ASSERT_FATAL(tokenizer_chat_template(t).bytes == 0);
     CU_ASSERT_FATAL(chat_open(t, &c, reason) == ERR_NONE);
-    CU_ASSERT(chat_encode(c, all, 4, tokens, 256, &count, reason) == ERR_NONE);
+    CU_ASSERT(chat_encode(c, &said, tokens, 256, &count, reason) == ERR_NONE);
     CU_ASSERT(tokenizer_encode(t, expected, sizeof expected - 1, true, false, plain, 256, &plain_count) == ERR_NONE);
     CU_ASSERT(count == plain_count && memcmp(tokens, plain, count * sizeof *tokens) == 0);
-    CU_ASSERT(chat_encode(c, all, 4, tokens, 2, &count, reason) == ERR_FULL && count == plain_count);
-    CU_ASSERT(chat_encode(c, &king, 1, tokens, 256, &count, reason) == ERR_ARGUMENT && strstr(reason, "role"));
+    CU_ASSERT(chat_encode(c, &said, tokens, 2, &count, reason) == ERR_FULL && count == plain_count);
+    CU_ASSERT(chat_encode(c, &odd, tokens, 256, &count, reason) == ERR_ARGUMENT && strstr(reason, "role"));
+    CU_ASSERT(chat_encode(c, &more, tokens, 256, &count, reason) == ERR_NONE && count == plain_count);
+    CU_ASSERT(chat_encode(c, &bad, tokens, 256, &count, reason) == ERR_ARGUMENT && strstr(reason, "JSON object"));
     chat_close(c);
     close_all();
 }
