@@ -1,5 +1,6 @@
 /* quantize.c: tare quantize: base and recipe in, variant and report out. */
 #include <jansson.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,11 +12,12 @@
 #include "compress/digest.h"
 #include "compress/prune_base.h"
 #include "compress/report.h"
+#include "compress/resident.h"
 #include "hal/block.h"
 #include "hal/engine.h"
 #include "model/gguf.h"
 
-enum { SAMPLE_ROWS = 256 };
+enum { SAMPLE_ROWS = 256, MODEL_BYTES = 64 << 20 /* activations, cache and logits of a run */ };
 
 struct quantize_settings {
     const char *out;
@@ -250,6 +252,16 @@ static int show_bytes(void *context, const struct quantise_progress *p)
     return 0;
 }
 
+/* With --memory: do models of so many bytes fit beside what is resident? */
+static enum err check_memory(struct job *j, const char *what, uint64_t bytes)
+{
+    const uint64_t memory = (uint64_t)j->call->common.memory_bytes, needed = resident_now() + bytes + MODEL_BYTES;
+    if (memory == 0 || needed <= memory)
+        return ERR_NONE;
+    return fault_set(&j->fault, ERR_ARGUMENT, "memory: %.0f MiB is too little to %s, at least %.0f MiB is needed",
+                     (double)memory / 1048576, what, (double)needed / 1048576 + 1);
+}
+
 /* The profile that the recipe names, or one made of its texts. */
 static int take_profile(struct job *j)
 {
@@ -263,6 +275,8 @@ static int take_profile(struct job *j)
     if (j->texts.count == 0 || (j->recipe.method == RECIPE_RTN && !recipe_prunes(&j->recipe.prune)))
         return CLI_DONE;
     struct progress progress;
+    if ((e = check_memory(j, "calibrate", gguf_bytes(j->base))))
+        return fail(j, e);
     progress_open(&progress, j->call, "calibrate", "tokens", 0);
     const struct calibrate_options o = {
         .base_path = j->call->operand[0],
@@ -339,7 +353,7 @@ static enum err measure(struct job *j, const struct gguf *base, const struct pro
                                      &j->errors, &j->fault);
     progress_close(&progress, e == ERR_NONE);
     end_stage(j, "measure");
-    if (e || !is_left_out(j))
+    if (e || !is_left_out(j) || (e = check_memory(j, "leave one out", 2 * gguf_bytes(base))))
         return e;
     const struct sensitivity_options o = {.base_path = gguf_path(base),
                                           .base_sha256 = j->base_sha256,
@@ -463,6 +477,8 @@ static int derive(struct job *j)
     double total = 0;
     for (uint32_t i = 0; i < gguf_tensors(j->base); i++)
         total += (double)gguf_tensor(j->base, i)->bytes;
+    if (j->eval_texts.count && check_memory(j, "evaluate", gguf_bytes(j->base) + j->plan->variant_bytes))
+        return fail(j, ERR_ARGUMENT);
     progress_open(&progress, j->call, "quantise", "bytes", total);
     const struct quantise_options o = {.base_path = j->call->operand[0],
                                        .out_path = s->out,
@@ -501,6 +517,8 @@ static int quantize(struct cli_call *call)
     if (!j)
         return cli_fail(call, CLI_ENVIRONMENT, NULL, NULL, "no memory");
     j->call = call;
+    if (call->common.memory_bytes)
+        (void)mallopt(M_MMAP_THRESHOLD, 1 << 18); /* what is freed goes back at once */
     j->settings = call->settings;
     j->stage_s = now_s();
     j->report.sensitivity = "names";

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "compress/resident.h"
 #include "hal/engine.h"
 #include "model/model.h"
 
@@ -17,7 +18,13 @@ enum {
     HELD_EVERY = 8,
     CONTEXT = 512,
     TOKENS_DEFAULT = 32768,
-    PATH_BYTES = 4096
+    PATH_BYTES = 4096,
+    HESSIANS_DEFAULT = 512 << 20,
+    SLACK_BYTES = 16 << 20,
+    LOAD_BYTES = 16 << 20, /* mapped pages between two give_back while a model is loaded */
+    ACTIVATIONS = 12,      /* rows of the widest input that a step holds, at most */
+    HEAD_ROWS = 16,
+    ENCODE_BYTES = 13      /* per value of a tensor: floats twice, codes twice, blocks, mapped pages */
 };
 
 /* One linear input of the band in work. */
@@ -36,6 +43,7 @@ struct gptq_source {
     uint32_t layers, band, first, last; /* layers [first, last) are in `input` */
     struct input *input;
     uint32_t inputs;
+    uint64_t loaded; /* bytes of a model when pages were last given back */
     bool is_held;   /* the window in work is held out */
     enum err error; /* of the observer */
 };
@@ -97,6 +105,12 @@ static enum err copy_base(const char *from, const char *to, uint64_t bytes)
     return e;
 }
 
+/* Pages of the copy live on in its file. */
+static void give_back(const struct gptq_source *s)
+{
+    (void)madvise(s->map, s->map_bytes, MADV_DONTNEED); /* only advice */
+}
+
 static enum err open_work(struct gptq_source *s, struct fault *f)
 {
     char path[PATH_BYTES], reason[GGUF_REASON_BYTES] = "";
@@ -104,7 +118,7 @@ static enum err open_work(struct gptq_source *s, struct fault *f)
     struct stat status;
     path_of(s->options.out_path, path);
     enum err e = ERR_NONE;
-    if (!s->options.is_resumed || stat(path, &status) || (uint64_t)status.st_size != gguf_bytes(base))
+    if (s->options.done == 0 || stat(path, &status) || (uint64_t)status.st_size != gguf_bytes(base))
         e = copy_base(gguf_path(base), path, gguf_bytes(base));
     const int fd = e ? -1 : open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
@@ -116,14 +130,53 @@ static enum err open_work(struct gptq_source *s, struct fault *f)
         return fault_set(f, ERR_IO, "%s: %s", path, strerror(errno));
     s->map = map;
     e = gguf_open_bytes(s->map, s->map_bytes, path, &s->work, reason);
-    return e ? fault_set(f, e, "%s", reason) : ERR_NONE;
+    if (e)
+        return fault_set(f, e, "%s", reason);
+    /* a killed run may have put more than its last checkpoint says */
+    for (uint32_t i = s->options.done; s->options.done && i < gguf_tensors(base); i++) {
+        const struct gguf_tensor *from = gguf_tensor(base, i), *to = gguf_tensor(s->work, i);
+        memcpy(s->map + (to->data - s->map), from->data, from->bytes);
+        gguf_drop(base, from->data, from->bytes);
+        give_back(s);
+    }
+    return ERR_NONE;
+}
+
+/* What a pass with `band` layers takes beside what is resident now: while the text runs, the model and the
+ * Hessians; while a tensor is encoded, the bases with a factor each, the factoring and the tensor. */
+static uint64_t needed(const struct gptq_source *s, uint32_t band)
+{
+    uint64_t hessians = 0, squares = 0, weights = 0, widest = 0, largest = 0, vocabulary = 0;
+    for (uint32_t i = 0; i < s->options.plan->tensors; i++) {
+        const struct plan_tensor *t = &s->options.plan->tensor[i];
+        const struct gguf_tensor *from = gguf_tensor(s->work, i);
+        char name[GGUF_NAME_BYTES];
+        const uint32_t layer = layer_of(t->name);
+        const uint64_t values = (uint64_t)t->rows * t->cols;
+        weights += from->bytes;
+        if (layer == UINT32_MAX) {
+            vocabulary = t->rows > vocabulary ? t->rows : vocabulary;
+            continue;
+        }
+        widest = t->cols > widest ? t->cols : widest;
+        largest = values > largest ? values : largest;
+        if (layer == 0 && t->rows > 1 && strcmp(leader_of(s->work, t->name, name), t->name) == 0) {
+            hessians += hessian_bytes(t->cols);
+            squares += (uint64_t)t->cols * t->cols;
+        }
+    }
+    const uint64_t square = widest * widest, rows = s->windows->context;
+    const uint64_t run = weights + LOAD_BYTES + rows * ACTIVATIONS * widest * sizeof(float) +
+                         4 * vocabulary * HEAD_ROWS * sizeof(float) + band * hessians + square * sizeof(float);
+    const uint64_t encode = band * squares * 3 * sizeof(float) + square * sizeof(double) + largest * ENCODE_BYTES;
+    return SLACK_BYTES + (run > encode ? run : encode);
 }
 
 /* Layers per pass: an eighth of the model, fewer where their Hessians would not fit. */
-static void choose_band(struct gptq_source *s)
+static enum err choose_band(struct gptq_source *s, struct fault *f)
 {
+    const uint64_t memory = s->options.memory_bytes, used = resident_now();
     uint64_t bytes = 0;
-    const uint64_t memory = s->options.memory_bytes ? s->options.memory_bytes : 1ull << 30;
     for (uint32_t i = 0; i < s->options.plan->tensors; i++) {
         const struct plan_tensor *t = &s->options.plan->tensor[i];
         const uint32_t layer = layer_of(t->name);
@@ -136,8 +189,13 @@ static void choose_band(struct gptq_source *s)
             bytes += hessian_bytes(t->cols);
     }
     s->band = (s->layers + BANDS - 1) / BANDS;
-    while (s->band > 1 && s->band * bytes > memory / 2)
+    s->band = s->band ? s->band : 1;
+    while (s->band > 1 && (memory ? used + needed(s, s->band) > memory : s->band * bytes > HESSIANS_DEFAULT))
         s->band--;
+    if (memory && used + needed(s, s->band) > memory)
+        return fault_set(f, ERR_ARGUMENT, "memory: %.0f MiB is too little for gptq, at least %.0f MiB is needed",
+                         (double)memory / 1048576, (double)(used + needed(s, s->band)) / 1048576 + 1);
+    return ERR_NONE;
 }
 
 static uint32_t languages_of(const struct gptq_source_options *o)
@@ -183,7 +241,11 @@ enum err gptq_source_open(const struct gptq_source_options *options, struct gptq
         gptq_source_close(s);
         return e;
     }
-    choose_band(s);
+    if ((e = choose_band(s, f))) {
+        gptq_source_close(s);
+        gptq_source_discard(options->out_path);
+        return e;
+    }
     *out = s;
     return ERR_NONE;
 }
@@ -316,13 +378,24 @@ static enum err finish_inputs(struct gptq_source *s)
     return ERR_NONE;
 }
 
+static void on_load(void *context, uint64_t done, uint64_t total)
+{
+    struct gptq_source *s = context;
+    (void)total;
+    if (done < s->loaded || done - s->loaded > LOAD_BYTES / 2) {
+        give_back(s);
+        s->loaded = done;
+    }
+}
+
 static enum err collect(struct gptq_source *s, uint32_t layer, struct fault *f)
 {
     char reason[GGUF_REASON_BYTES] = "";
     struct model *m = NULL;
     const struct model_observer observer = {.linear = observe, .context = s};
     const struct model_options options = {.sequences = 1, .context = s->windows->context,
-                                          .batch = s->windows->context};
+                                          .batch = s->windows->context, .head_rows = 1,
+                                          .progress = on_load, .progress_context = s};
     drop_inputs(s);
     s->first = layer / s->band * s->band;
     s->last = s->first + s->band;
@@ -334,6 +407,7 @@ static enum err collect(struct gptq_source *s, uint32_t layer, struct fault *f)
     if (!e)
         e = run_windows(s, m);
     model_close(m);
+    give_back(s);
     return e ? e : finish_inputs(s);
 }
 
@@ -352,6 +426,25 @@ enum err gptq_source_get(struct gptq_source *s, uint32_t i, struct gptq_basis **
     }
     const struct input *in = find_input(s, leader_of(s->work, t->name, name));
     *out = in ? in->basis : NULL;
+    return ERR_NONE;
+}
+
+static uint32_t pass_of(const struct gptq_source *s, uint32_t i)
+{
+    const uint32_t layer = layer_of(s->options.plan->tensor[i].name);
+    return layer == UINT32_MAX ? layer : layer / s->band;
+}
+
+bool gptq_source_ends(const struct gptq_source *s, uint32_t i)
+{
+    return i + 1 >= s->options.plan->tensors || pass_of(s, i) != pass_of(s, i + 1);
+}
+
+enum err gptq_source_sync(struct gptq_source *s)
+{
+    if (msync(s->map, s->map_bytes, MS_SYNC))
+        return ERR_IO;
+    give_back(s);
     return ERR_NONE;
 }
 

@@ -23,13 +23,14 @@ struct gptq_source_options {
     const struct calibrate_text *text;
     uint32_t texts;
     uint64_t tokens;       /* per language, equal for all; 0: 32768 of all together */
-    uint64_t memory_bytes; /* for Hessians and factors; 0: 1 GiB */
+    uint64_t memory_bytes; /* resident memory of the process at most; 0: Hessians of 1 GiB */
     uint32_t threads;
-    bool is_resumed;       /* OUT.work is of the same run: keep it */
+    uint32_t done;         /* tensors that an interrupted run finished and OUT.work holds; 0: begin */
     int (*progress)(void *context); /* now and then during a pass; non-zero: ERR_CANCELLED */
     void *progress_context;
 };
 
+/* Errors: ERR_ARGUMENT (no text, too little memory: the line says how much is needed), ERR_IO, ERR_MEMORY. */
 NODISCARD enum err gptq_source_open(const struct gptq_source_options *options,
                                     struct gptq_source **out, struct fault *f);
 /* Leaves OUT.work for a resumed run; gptq_source_discard removes it. NULL is allowed. */
@@ -40,6 +41,13 @@ void gptq_source_discard(const char *out_path);
  * (experts, inputs that were never seen, or too large for the memory). */
 NODISCARD enum err gptq_source_get(struct gptq_source *s, uint32_t i, struct gptq_basis **out,
                                    struct fault *f);
+
+/* Do tensors i and i + 1 take their Hessians from different passes? Only there may a run be continued with the
+ * same bytes as a result: everything before i + 1 is put, nothing behind has been seen. */
+bool gptq_source_ends(const struct gptq_source *s, uint32_t i);
+
+/* What was put is durable. Errors: ERR_IO. */
+NODISCARD enum err gptq_source_sync(struct gptq_source *s);
 
 /* Rows [row, row + rows) of tensor i as the variant will compute with them, folded: x is overwritten. */
 NODISCARD enum err gptq_source_put(struct gptq_source *s, uint32_t i, uint32_t row, uint32_t rows,

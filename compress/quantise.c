@@ -11,13 +11,14 @@
 #include "compress/gptq_source.h"
 #include "compress/prune_base.h"
 #include "compress/quantise_file.h"
+#include "compress/resident.h"
 #include "hal/block.h"
 #include "hal/engine.h"
 #include "protocol/hex.h"
 
 enum {
     MEMORY_DEFAULT = 64 << 20,
-    MEMORY_LEAST = 1 << 20,
+    MEMORY_SLACK = 6 << 20, /* of threads, the digest and what allocators keep */
     STRIP_BYTES = 8 << 20, /* of F32: more gains nothing */
     COPY_BYTES = 1 << 20
 };
@@ -66,16 +67,22 @@ static enum err report(struct work *w)
 /* Room for strips: the largest row must fit, else the cap says how many rows are taken at once. */
 static enum err make_room(struct work *w)
 {
-    const uint64_t cap = w->options->memory_bytes ? w->options->memory_bytes : MEMORY_DEFAULT;
+    uint64_t cap = MEMORY_DEFAULT;
     const bool has_y = w->options->is_measured || wants_gptq(w->plan);
     const uint32_t floats = has_y ? 2 : 1;
     uint64_t longest = 1;
-    if (cap < MEMORY_LEAST)
-        return fault_set(w->fault, ERR_ARGUMENT, "expected at least %d bytes of working memory", MEMORY_LEAST);
     for (uint32_t i = 0; i < w->plan->tensors; i++)
         if (w->plan->tensor[i].cols > longest)
             longest = w->plan->tensor[i].cols;
-    uint64_t values = cap / ((floats + 1) * sizeof(float));
+    const uint64_t row_bytes = (floats + 2) * sizeof(float) * longest; /* with the mapped pages it is read from */
+    if (w->options->memory_bytes) {
+        const uint64_t used = resident_now() + MEMORY_SLACK, memory = w->options->memory_bytes;
+        if (memory < used + row_bytes)
+            return fault_set(w->fault, ERR_ARGUMENT, "memory: %.1f MiB is too little, at least %.1f MiB is needed",
+                             (double)memory / 1048576, (double)(used + row_bytes) / 1048576);
+        cap = memory - used < MEMORY_DEFAULT ? memory - used : MEMORY_DEFAULT;
+    }
+    uint64_t values = cap / ((floats + 2) * sizeof(float));
     if (values > STRIP_BYTES / sizeof(float))
         values = STRIP_BYTES / sizeof(float);
     if (values < longest)
@@ -297,6 +304,17 @@ static enum err encode_any(struct work *w, uint32_t i, struct quantise_tensor *o
     return encode_tensor(w, i);
 }
 
+/* With Hessians a run can go on only where the next ones are collected: behind a band of layers. */
+static enum err checkpoint(struct work *w, uint32_t i)
+{
+    if (!w->source)
+        return quantise_file_checkpoint(w->file, i + 1, false);
+    if (!gptq_source_ends(w->source, i))
+        return ERR_NONE;
+    enum err e = gptq_source_sync(w->source);
+    return e ? e : quantise_file_checkpoint(w->file, i + 1, true);
+}
+
 static enum err take_tensor(struct work *w, uint32_t i, struct quantise_tensor *out)
 {
     const struct plan_tensor *to = &w->plan->tensor[i];
@@ -312,7 +330,7 @@ static enum err take_tensor(struct work *w, uint32_t i, struct quantise_tensor *
         out->error = 0;
     else if (w->y)
         out->error = w->energy > 0 ? w->error / w->energy : 0;
-    return quantise_file_checkpoint(w->file, i + 1);
+    return checkpoint(w, i);
 }
 
 /* The plan must fit the base, and what it wants must be here. */
@@ -435,7 +453,7 @@ static enum err open_source(struct work *w, uint32_t done)
                                                 .tokens = o->text_tokens,
                                                 .memory_bytes = o->memory_bytes,
                                                 .threads = w->threads,
-                                                .is_resumed = done > 0,
+                                                .done = done,
                                                 .progress = report_again,
                                                 .progress_context = w};
     return gptq_source_open(&options, &w->source, w->fault);

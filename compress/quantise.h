@@ -38,7 +38,8 @@ struct quantise_options {
     const struct profile *profile;  /* needed when a tensor of the plan is weighted; else may be NULL */
     struct engine *engine;          /* NULL: the best one of this machine is opened */
     uint32_t threads;               /* for an engine that is opened here; 0: from the device */
-    uint64_t memory_bytes;          /* cap on working memory, 0: 64 MiB; at least 1 MiB */
+    uint64_t memory_bytes;          /* resident memory of the process at most; refused where it cannot be kept.
+                                     * 0: strips of 64 MiB, Hessians of 1 GiB */
     bool is_measured;               /* also measure the error of every tensor (costs a decode) */
     const char *const *text;        /* gptq and pruning that recovers: calibration texts */
     const char *const *language;    /* [texts], equal tokens of each; NULL: one group */
@@ -71,7 +72,7 @@ struct quantise_result {
 };
 
 /* Errors: ERR_MISMATCH (plan and base disagree, or the digest is not the predicted one; the file is kept
- * as OUT.refused then), what accept gave (the same), ERR_FORMAT, ERR_IO, ERR_MEMORY, ERR_CANCELLED, ERR_UNSUPPORTED. On any error OUT
+ * as OUT.refused then), what accept gave (the same), ERR_FORMAT, ERR_IO, ERR_MEMORY, ERR_CANCELLED, ERR_UNSUPPORTED, ERR_ARGUMENT (too little memory_bytes). On any error OUT
  * is untouched and *out too, but with ERR_GATE *out is what was made. */
 NODISCARD enum err quantise_run(const struct quantise_options *options, struct quantise_result *out,
                                 struct fault *f);

@@ -251,10 +251,10 @@ enum err quantise_file_base(struct quantise_file *q, const char sha256[DIGEST_HE
     return ERR_NONE;
 }
 
-enum err quantise_file_checkpoint(struct quantise_file *q, uint32_t tensors)
+enum err quantise_file_checkpoint(struct quantise_file *q, uint32_t tensors, bool is_due)
 {
     const time_t now = time(NULL);
-    if (q->written - q->synced < SYNC_BYTES && now - q->synced_s < SYNC_S)
+    if (!is_due && q->written - q->synced < SYNC_BYTES && now - q->synced_s < SYNC_S)
         return ERR_NONE;
     enum err e = gguf_writer_sync(q->writer);
     if (!e)

@@ -16,8 +16,9 @@ NODISCARD enum err quantise_file_open(const char *out_path, const struct plan *p
 
 NODISCARD enum err quantise_file_append(struct quantise_file *q, const void *data, size_t bytes);
 
-/* tensors are complete: remembered durably when enough has been written since the last time. */
-NODISCARD enum err quantise_file_checkpoint(struct quantise_file *q, uint32_t tensors);
+/* tensors are complete: remembered durably, at once when is_due, else when enough has been written since the
+ * last time. */
+NODISCARD enum err quantise_file_checkpoint(struct quantise_file *q, uint32_t tensors, bool is_due);
 
 /* The plan came with DIGEST_LATER for its base: this is it. To be called before finish; until then nothing is hashed. */
 NODISCARD enum err quantise_file_base(struct quantise_file *q, const char sha256[DIGEST_HEX]);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "compress/resident.h"
 #include "hal/block.h"
 #include "hal/engine.h"
 
@@ -20,15 +21,7 @@ void report_stage_add(struct report *r, const char *name, double seconds)
 
 uint64_t report_peak_rss(void)
 {
-    char line[256];
-    unsigned long long kib = 0;
-    FILE *in = fopen("/proc/self/status", "r");
-    while (in && fgets(line, sizeof line, in))
-        if (sscanf(line, "VmHWM: %llu kB", &kib) == 1)
-            break;
-    if (in)
-        fclose(in);
-    return kib * 1024;
+    return resident_peak();
 }
 
 /* JSON has no NaN: what was not measured is left out. */
