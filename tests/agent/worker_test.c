@@ -25,7 +25,7 @@ static struct heard {
     char text[4096];
     size_t used;
     uint32_t tokens[256];
-    uint32_t made, reason;
+    uint32_t made, reason, cached;
     double logprob_sum;
     enum err error;
     struct wire last;
@@ -60,6 +60,7 @@ static void on_message(void *context, struct worker *w, const struct wire *m)
     case WIRE_END:
         h->ended = true;
         h->reason = (uint32_t)wire_u64(m, WIRE_K_REASON, 0);
+        h->cached = (uint32_t)wire_u64(m, WIRE_K_CACHED, 0);
         h->error = (enum err)wire_u64(m, WIRE_K_ERR, 0);
         break;
     case WIRE_STATS:
@@ -136,7 +137,7 @@ static bool is_ready(void *context)
     return h->ready || h->failed || h->is_gone;
 }
 
-static void serve(uint32_t sequences, double rate)
+static void serve_keeping(uint32_t sequences, double rate, uint32_t keep)
 {
     struct wire m;
     wire_init(&m, WIRE_SERVE, 0);
@@ -144,9 +145,15 @@ static void serve(uint32_t sequences, double rate)
     wire_put_u64(&m, WIRE_K_SEQUENCES, sequences);
     wire_put_u64(&m, WIRE_K_CONTEXT, 128);
     wire_put_f64(&m, WIRE_K_RATE, rate);
+    wire_put_u64(&m, WIRE_K_KEEP, keep);
     begin(&m);
     CU_ASSERT(fixture_wait(&f, 30000, is_ready, &heard[0]));
     CU_ASSERT_FATAL(heard[0].ready);
+}
+
+static void serve(uint32_t sequences, double rate)
+{
+    serve_keeping(sequences, rate, 0);
 }
 
 static void ask(uint64_t id, const char *prompt, uint32_t most, const char *stop, const uint32_t *tokens, uint32_t made)
@@ -245,6 +252,53 @@ static void test_generate(void)
     ask(7, long_prompt, 4, NULL, NULL, 0);
     CU_ASSERT(fixture_wait(&f, 30000, is_over, &heard[7]));
     CU_ASSERT_EQUAL(heard[7].error, ERR_FULL);
+    end();
+    fixture_close(&f);
+}
+
+/* Asked anew: how it was answered, into out. */
+static void ask_anew(const char *prompt, uint32_t most, struct heard *out)
+{
+    memset(&heard[1], 0, sizeof heard[1]);
+    ask(1, prompt, most, NULL, NULL, 0);
+    wait_for(1);
+    *out = heard[1];
+}
+
+static bool is_same_answer(const struct heard *a, const struct heard *b)
+{
+    return a->made == b->made && !memcmp(a->tokens, b->tokens, a->made * 4) && a->logprob_sum == b->logprob_sum &&
+           a->used == b->used && !memcmp(a->text, b->text, a->used);
+}
+
+/* What an earlier request left in the cache changes no answer. */
+static void test_prefix(void)
+{
+    static const char *const prompts[] = {
+        "Once upon a time there was a little girl who lived in a house near the sea. One day she",
+        "Once upon a time there was a little girl who lived in a house near the sea. One day her dog",
+        "Once upon a time there was a little girl who lived in a house near the",
+        "Once upon a time there was a little boy"};
+    struct heard alone[4], again, longer;
+    char more[600];
+    open_all();
+    serve(1, 0);
+    for (int i = 0; i < 4; i++) {
+        ask_anew(prompts[i], 12, &alone[i]);
+        CU_ASSERT(alone[i].made == 12 && alone[i].cached == 0); /* nothing is kept */
+    }
+    end();
+    serve_keeping(1, 0, 2);
+    for (int i = 0; i < 8; i++) { /* each begins as one before it does, in the middle of a page of 32 */
+        ask_anew(prompts[i % 4], 12, &again);
+        CU_ASSERT(is_same_answer(&again, &alone[i % 4]));
+        CU_ASSERT((again.cached > 8) == (i > 0));
+    }
+    /* a chat goes on: all that was said is there, but the last token, which was never fed */
+    snprintf(more, sizeof more, "%s%.*s", prompts[0], (int)alone[0].used, alone[0].text);
+    ask_anew(prompts[0], 12, &again);
+    ask_anew(more, 4, &longer);
+    CU_ASSERT(longer.made == 4 && longer.cached >= 20);
     end();
     fixture_close(&f);
 }
@@ -528,4 +582,5 @@ static void test_supervision(void)
 }
 
 RUN_SUITE("worker", {"supervision", test_supervision}, {"fetch", test_fetch}, {"probe, bench, shadow, test", test_tasks},
-          {"generation", test_generate}, {"tuned", test_tuned}, {"window of statistics", test_window})
+          {"generation", test_generate}, {"prefixes", test_prefix}, {"tuned", test_tuned},
+          {"window of statistics", test_window})
