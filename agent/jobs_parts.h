@@ -1,10 +1,11 @@
-/* jobs_parts.h: what jobs.c (the steps) and jobs_work.c (the work of each state) share. */
+/* jobs_parts.h: what jobs.c (the steps) and the files of each state's work share: jobs_work.c, jobs_make.c (deriving,
+ * self-test), jobs_trial.c. */
 #ifndef JOBS_PARTS_H
 #define JOBS_PARTS_H
 
 #include "agent/jobs.h"
 
-enum { JOBS_TRIES = 128 };
+enum { JOBS_TRIES = 128, JOBS_BACKOFF_MS = 1000 };
 
 struct jobs {
     struct jobs_options options;
@@ -42,5 +43,22 @@ void jobs_work(struct jobs *j);
 void jobs_fail(struct jobs *j, uint32_t code, enum err error, const char *reason);
 /* The plan's payload as it was signed; the caller frees it. */
 NODISCARD enum err jobs_payload(struct jobs *j, uint8_t **payload, size_t *bytes);
+
+/* Looks at the job again then. */
+void jobs_later(struct jobs *j, int64_t delay_ms);
+/* What the end of a task says, where it says more than `otherwise`. */
+uint32_t jobs_code_of(enum err error, uint32_t otherwise);
+/* False: later, or the job has failed. */
+bool jobs_start_task(struct jobs *j, const struct wire *request, void (*done)(void *, const struct wire *),
+                     void (*failed)(void *, enum err, const char *));
+/* A worker reads the whole file. */
+void jobs_verify_file(struct jobs *j, const char *path, const uint8_t digest[32], uint64_t bytes,
+                      void (*done)(void *, const struct wire *), void (*failed)(void *, enum err, const char *));
+
+/* The work of DERIVING, SELFTEST, STAGED and TRIAL. */
+void jobs_derive(struct jobs *j);
+void jobs_selftest(struct jobs *j);
+void jobs_begin_trial(struct jobs *j);
+void jobs_run_trial(struct jobs *j);
 
 #endif

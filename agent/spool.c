@@ -1,5 +1,5 @@
 /* spool.c: see spool.h. Commit per append: batches are made by the caller. */
-#include "agent/spool.h"
+#include "agent/spool_parts.h"
 
 #include <errno.h>
 #include <lmdb.h>
@@ -12,29 +12,7 @@
 
 #include "agent/log.h"
 
-enum { KEY_BYTES = 16, SUM_BYTES = 8, FLAG_BYTES = 8, HEAD_BYTES = SUM_BYTES + FLAG_BYTES, COST = 48, TOMB_MAX = 512 };
-
-struct held {
-    enum spool_stream stream;
-    uint64_t seq;
-    size_t size;
-    uint8_t *bytes;
-};
-
-struct spool {
-    struct spool_options options;
-    char path[4096];
-    MDB_env *env; /* NULL: only memory is left */
-    MDB_dbi dbi[SPOOL_STREAMS];
-    uint64_t map_bytes;
-    uint64_t next[SPOOL_STREAMS];
-    uint64_t used[SPOOL_STREAMS]; /* bytes on disk, COST per record included */
-    struct held held[SPOOL_MEMORY_RECORDS]; /* in order; not on disk yet */
-    uint32_t held_count;
-    bool degraded;
-};
-
-static enum err from_lmdb(int rc)
+enum err spool_error(int rc)
 {
     switch (rc) {
     case 0: return ERR_NONE;
@@ -49,7 +27,7 @@ static enum err from_lmdb(int rc)
     }
 }
 
-static void make_key(uint8_t key[KEY_BYTES], uint64_t epoch, uint64_t seq)
+void spool_key(uint8_t key[SPOOL_KEY_BYTES], uint64_t epoch, uint64_t seq)
 {
     for (int i = 7; i >= 0; i--, epoch >>= 8, seq >>= 8) {
         key[i] = (uint8_t)epoch;
@@ -57,7 +35,7 @@ static void make_key(uint8_t key[KEY_BYTES], uint64_t epoch, uint64_t seq)
     }
 }
 
-static uint64_t get_be(const uint8_t *in)
+uint64_t spool_number(const uint8_t *in)
 {
     uint64_t v = 0;
     for (int i = 0; i < 8; i++)
@@ -66,23 +44,23 @@ static uint64_t get_be(const uint8_t *in)
 }
 
 /* Value: checksum[8] of the rest, from[8] (0: a record; else this is the tombstone of [from, seq]), bytes. */
-static void checksum(const uint8_t *value, size_t size, uint8_t out[SUM_BYTES])
+void spool_checksum(const uint8_t *value, size_t size, uint8_t out[SPOOL_SUM_BYTES])
 {
     static const uint8_t key[crypto_shorthash_KEYBYTES] = "tare tel records";
-    crypto_shorthash(out, value + SUM_BYTES, size - SUM_BYTES, key);
+    crypto_shorthash(out, value + SPOOL_SUM_BYTES, size - SPOOL_SUM_BYTES, key);
 }
 
-static int put_value(struct spool *r, MDB_txn *txn, enum spool_stream s, const uint8_t key[KEY_BYTES], uint64_t from,
+static int put_value(struct spool *r, MDB_txn *txn, enum spool_stream s, const uint8_t key[SPOOL_KEY_BYTES], uint64_t from,
                      const void *bytes, size_t size)
 {
-    MDB_val k = {.mv_size = KEY_BYTES, .mv_data = (void *)(uintptr_t)key}, v = {.mv_size = size + HEAD_BYTES};
+    MDB_val k = {.mv_size = SPOOL_KEY_BYTES, .mv_data = (void *)(uintptr_t)key}, v = {.mv_size = size + SPOOL_HEAD_BYTES};
     int rc = mdb_put(txn, r->dbi[s], &k, &v, MDB_RESERVE);
     if (rc)
         return rc;
     uint8_t *out = v.mv_data;
-    memcpy(out + SUM_BYTES, &from, FLAG_BYTES);
-    memcpy(out + HEAD_BYTES, bytes, size);
-    checksum(out, v.mv_size, out);
+    memcpy(out + SPOOL_SUM_BYTES, &from, SPOOL_FLAG_BYTES);
+    memcpy(out + SPOOL_HEAD_BYTES, bytes, size);
+    spool_checksum(out, v.mv_size, out);
     return 0;
 }
 
@@ -103,7 +81,7 @@ static int count_used(struct spool *r, MDB_txn *txn)
         if (rc)
             return rc;
         while ((rc = mdb_cursor_get(c, &k, &v, MDB_NEXT)) == 0)
-            r->used[s] += v.mv_size + COST;
+            r->used[s] += v.mv_size + SPOOL_COST;
         mdb_cursor_close(c);
         if (rc != MDB_NOTFOUND)
             return rc;
@@ -135,7 +113,7 @@ static enum err open_env(struct spool *r)
 out:
     if (rc)
         close_env(r);
-    return from_lmdb(rc);
+    return spool_error(rc);
 }
 
 /* A damaged store is set aside, not deleted: someone may want to look. Only the newest is kept. */
@@ -214,25 +192,25 @@ static bool has_room(struct spool *r)
 static int prune(struct spool *r, MDB_txn *txn, enum spool_stream s, uint64_t target, uint64_t *used)
 {
     uint64_t epoch = 0, from = 0, to = 0;
-    uint8_t key[KEY_BYTES], tomb[TOMB_MAX];
+    uint8_t key[SPOOL_KEY_BYTES], tomb[SPOOL_TOMB_MAX];
     MDB_cursor *c;
     MDB_val k, v;
     int rc = mdb_cursor_open(txn, r->dbi[s], &c);
     if (rc)
         return rc;
     while ((rc = mdb_cursor_get(c, &k, &v, MDB_FIRST)) == 0) {
-        uint64_t e = get_be(k.mv_data), seq = get_be((const uint8_t *)k.mv_data + 8), start;
+        uint64_t e = spool_number(k.mv_data), seq = spool_number((const uint8_t *)k.mv_data + 8), start;
         if (from && (e != epoch || *used <= target))
             break;
         if (*used <= target)
             break;
-        memcpy(&start, (const uint8_t *)v.mv_data + SUM_BYTES, FLAG_BYTES);
+        memcpy(&start, (const uint8_t *)v.mv_data + SPOOL_SUM_BYTES, SPOOL_FLAG_BYTES);
         if (!from) {
             epoch = e;
             from = start ? start : seq;
         }
         to = seq;
-        *used -= v.mv_size + COST;
+        *used -= v.mv_size + SPOOL_COST;
         if ((rc = mdb_cursor_del(c, 0)))
             break;
     }
@@ -244,8 +222,8 @@ static int prune(struct spool *r, MDB_txn *txn, enum spool_stream s, uint64_t ta
     size_t size;
     if (r->options.tombstone(s, epoch, from, to, tomb, sizeof tomb, &size))
         return EINVAL;
-    make_key(key, epoch, to);
-    *used += size + HEAD_BYTES + COST;
+    spool_key(key, epoch, to);
+    *used += size + SPOOL_HEAD_BYTES + SPOOL_COST;
     return put_value(r, txn, s, key, from, tomb, size);
 }
 
@@ -254,7 +232,7 @@ static int write_all(struct spool *r, enum spool_stream s, const struct spool_re
                      uint64_t divide, uint64_t used[SPOOL_STREAMS])
 {
     MDB_txn *txn;
-    uint8_t key[KEY_BYTES];
+    uint8_t key[SPOOL_KEY_BYTES];
     int rc = mdb_txn_begin(r->env, NULL, 0, &txn);
     if (rc)
         return rc;
@@ -266,15 +244,15 @@ static int write_all(struct spool *r, enum spool_stream s, const struct spool_re
             rc = prune(r, txn, (enum spool_stream)i, quota / divide - quota / divide / 8, &used[i]);
     }
     for (uint32_t i = 0; i < r->held_count && !rc; i++) {
-        const struct held *h = &r->held[i];
-        make_key(key, r->options.epoch, h->seq);
+        const struct spool_held *h = &r->held[i];
+        spool_key(key, r->options.epoch, h->seq);
         rc = put_value(r, txn, h->stream, key, 0, h->bytes, h->size);
-        used[h->stream] += h->size + HEAD_BYTES + COST;
+        used[h->stream] += h->size + SPOOL_HEAD_BYTES + SPOOL_COST;
     }
     for (uint32_t i = 0; i < count && !rc; i++) {
-        make_key(key, r->options.epoch, r->next[s] + i);
+        spool_key(key, r->options.epoch, r->next[s] + i);
         rc = put_value(r, txn, s, key, 0, records[i].bytes, records[i].size);
-        used[s] += records[i].size + HEAD_BYTES + COST;
+        used[s] += records[i].size + SPOOL_HEAD_BYTES + SPOOL_COST;
     }
     if (rc) {
         mdb_txn_abort(txn);
@@ -289,8 +267,8 @@ static enum err hold(struct spool *r, enum spool_stream s, const struct spool_re
         return ERR_FULL;
     uint32_t was = r->held_count;
     for (uint32_t i = 0; i < count; i++) {
-        struct held *h = &r->held[r->held_count];
-        *h = (struct held){.stream = s, .seq = r->next[s] + i, .size = records[i].size};
+        struct spool_held *h = &r->held[r->held_count];
+        *h = (struct spool_held){.stream = s, .seq = r->next[s] + i, .size = records[i].size};
         h->bytes = malloc(records[i].size ? records[i].size : 1);
         if (!h->bytes) {
             while (r->held_count > was)
@@ -318,14 +296,14 @@ static enum err write_down(struct spool *r, enum spool_stream s, const struct sp
         if (!rc)
             rc = write_all(r, s, records, count, 2, used);
     }
-    if (rc == MDB_MAP_FULL || from_lmdb(rc) == ERR_FORMAT) {
+    if (rc == MDB_MAP_FULL || spool_error(rc) == ERR_FORMAT) {
         set_aside(r);
         if (open_env(r))
             return ERR_IO;
         rc = write_all(r, s, records, count, 1, used);
     }
     if (rc)
-        return from_lmdb(rc);
+        return spool_error(rc);
     memcpy(r->used, used, sizeof used);
     for (uint32_t i = 0; i < r->held_count; i++)
         free(r->held[i].bytes);
@@ -354,152 +332,4 @@ enum err spool_append(struct spool *r, enum spool_stream stream, const struct sp
     *first = r->next[stream];
     r->next[stream] += count;
     return ERR_NONE;
-}
-
-static bool batch_add(struct spool_batch *b, uint64_t epoch, uint64_t seq, const uint8_t *bytes, size_t size)
-{
-    if (b->count && (epoch != b->epoch || seq != b->first + b->count))
-        return false;
-    if (b->offset[b->count] + size > b->capacity)
-        return false;
-    if (!b->count) {
-        b->epoch = epoch;
-        b->first = seq;
-    }
-    memcpy(b->bytes + b->offset[b->count], bytes, size);
-    b->offset[b->count + 1] = b->offset[b->count] + (uint32_t)size;
-    b->count++;
-    return true;
-}
-
-static int read_disk(struct spool *r, enum spool_stream stream, uint64_t epoch, uint64_t seq, uint32_t max_count,
-                     struct spool_batch *b)
-{
-    uint8_t key[KEY_BYTES];
-    MDB_txn *txn;
-    MDB_cursor *c;
-    int rc = mdb_txn_begin(r->env, NULL, MDB_RDONLY, &txn);
-    if (rc)
-        return rc;
-    rc = mdb_cursor_open(txn, r->dbi[stream], &c);
-    if (!rc) {
-        make_key(key, seq == UINT64_MAX ? epoch + 1 : epoch, seq == UINT64_MAX ? 0 : seq + 1);
-        MDB_val k = {.mv_size = sizeof key, .mv_data = key}, v;
-        rc = mdb_cursor_get(c, &k, &v, MDB_SET_RANGE);
-        while (!rc && b->count < max_count) {
-            uint8_t sum[SUM_BYTES], tomb[TOMB_MAX];
-            uint64_t e = get_be(k.mv_data), n = get_be((const uint8_t *)k.mv_data + 8);
-            const uint8_t *bytes = (const uint8_t *)v.mv_data + HEAD_BYTES;
-            size_t size = v.mv_size - HEAD_BYTES;
-            if (v.mv_size >= HEAD_BYTES)
-                checksum(v.mv_data, v.mv_size, sum);
-            if (v.mv_size < HEAD_BYTES || memcmp(sum, v.mv_data, SUM_BYTES) != 0) {
-                if (r->options.tombstone(stream, e, n, n, tomb, sizeof tomb, &size))
-                    break;
-                bytes = tomb;
-            }
-            if (!batch_add(b, e, n, bytes, size))
-                break;
-            rc = mdb_cursor_get(c, &k, &v, MDB_NEXT);
-        }
-        mdb_cursor_close(c);
-    }
-    mdb_txn_abort(txn);
-    return rc == MDB_NOTFOUND ? 0 : rc;
-}
-
-enum err spool_read(struct spool *r, enum spool_stream stream, uint64_t epoch, uint64_t seq, uint32_t max_count,
-                   struct spool_batch *batch)
-{
-    batch->count = 0;
-    batch->offset[0] = 0;
-    if (max_count > 1024)
-        max_count = 1024;
-    int rc = r->env ? read_disk(r, stream, epoch, seq, max_count, batch) : 0;
-    for (uint32_t i = 0; i < r->held_count && batch->count < max_count; i++) {
-        const struct held *h = &r->held[i];
-        bool after = r->options.epoch > epoch || (r->options.epoch == epoch && h->seq > seq);
-        if (h->stream == stream && after && !batch_add(batch, r->options.epoch, h->seq, h->bytes, h->size))
-            break;
-    }
-    if (batch->count)
-        return ERR_NONE;
-    return rc ? from_lmdb(rc) : ERR_NOT_FOUND;
-}
-
-static int delete_disk(struct spool *r, enum spool_stream stream, uint64_t epoch, uint64_t seq)
-{
-    uint8_t key[KEY_BYTES];
-    MDB_txn *txn;
-    MDB_cursor *c;
-    MDB_val k, v;
-    uint64_t used = r->used[stream];
-    int rc = mdb_txn_begin(r->env, NULL, 0, &txn);
-    if (rc)
-        return rc;
-    if ((rc = mdb_cursor_open(txn, r->dbi[stream], &c))) {
-        mdb_txn_abort(txn);
-        return rc;
-    }
-    make_key(key, epoch, 0);
-    for (;;) {
-        k = (MDB_val){.mv_size = sizeof key, .mv_data = key};
-        rc = mdb_cursor_get(c, &k, &v, MDB_SET_RANGE);
-        if (rc || get_be(k.mv_data) != epoch || get_be((const uint8_t *)k.mv_data + 8) > seq)
-            break;
-        used -= v.mv_size + COST;
-        if ((rc = mdb_cursor_del(c, 0)))
-            break;
-    }
-    mdb_cursor_close(c);
-    if (rc && rc != MDB_NOTFOUND) {
-        mdb_txn_abort(txn);
-        return rc;
-    }
-    rc = mdb_txn_commit(txn);
-    if (!rc)
-        r->used[stream] = used;
-    return rc;
-}
-
-enum err spool_acknowledge(struct spool *r, enum spool_stream stream, uint64_t epoch, uint64_t seq)
-{
-    if (epoch == r->options.epoch) {
-        if (seq >= r->next[stream])
-            return ERR_ARGUMENT;
-        uint32_t kept = 0;
-        for (uint32_t i = 0; i < r->held_count; i++) {
-            if (r->held[i].stream == stream && r->held[i].seq <= seq)
-                free(r->held[i].bytes);
-            else
-                r->held[kept++] = r->held[i];
-        }
-        r->held_count = kept;
-    }
-    return r->env ? from_lmdb(delete_disk(r, stream, epoch, seq)) : ERR_NONE;
-}
-
-uint64_t spool_next_seq(const struct spool *r, enum spool_stream stream)
-{
-    return r->next[stream];
-}
-
-bool spool_is_degraded(const struct spool *r)
-{
-    return r->degraded;
-}
-
-uint64_t spool_records(struct spool *r, enum spool_stream stream)
-{
-    MDB_txn *txn;
-    MDB_stat st = {0};
-    uint64_t n = 0;
-    if (r->env && mdb_txn_begin(r->env, NULL, MDB_RDONLY, &txn) == 0) {
-        if (mdb_stat(txn, r->dbi[stream], &st) == 0)
-            n = st.ms_entries;
-        mdb_txn_abort(txn);
-    }
-    for (uint32_t i = 0; i < r->held_count; i++)
-        n += r->held[i].stream == stream;
-    return n;
 }

@@ -1,5 +1,5 @@
 /* gguf.c: the reader. A cursor that cannot leave the map, and an index of what it found. */
-#include "model/gguf.h"
+#include "model/gguf_parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,20 +13,6 @@
 #include <unistd.h>
 
 #include "hal/block.h"
-
-struct gguf {
-    const uint8_t *map;
-    size_t size;
-    bool mapped;
-    char *path;
-    uint32_t alignment;
-    uint32_t keys;
-    uint32_t tensors;
-    struct gguf_value *key;
-    struct gguf_tensor *tensor;
-    uint32_t *key_order; /* indices by name, for bsearch and to find duplicates */
-    uint32_t *tensor_order;
-};
 
 struct cursor {
     const struct gguf *g;
@@ -220,16 +206,10 @@ static enum err take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *o
     return e ? e : take_u64(c, "the offset of a tensor", offset);
 }
 
-static int compare_text(struct gguf_text a, struct gguf_text b)
-{
-    const int order = memcmp(a.text, b.text, a.bytes < b.bytes ? a.bytes : b.bytes);
-    return order ? order : (a.bytes > b.bytes) - (a.bytes < b.bytes);
-}
-
 static int by_key(const void *a, const void *b, void *context)
 {
     const struct gguf *g = context;
-    return compare_text(g->key[*(const uint32_t *)a].key, g->key[*(const uint32_t *)b].key);
+    return gguf_compare(g->key[*(const uint32_t *)a].key, g->key[*(const uint32_t *)b].key);
 }
 
 static int by_tensor(const void *a, const void *b, void *context)
@@ -422,85 +402,4 @@ void gguf_close(struct gguf *g)
     free(g->tensor_order);
     free(g->path);
     free(g);
-}
-
-const char *gguf_path(const struct gguf *g)
-{
-    return g->path;
-}
-
-uint64_t gguf_bytes(const struct gguf *g)
-{
-    return g->size;
-}
-
-uint32_t gguf_alignment(const struct gguf *g)
-{
-    return g->alignment;
-}
-
-uint32_t gguf_keys(const struct gguf *g)
-{
-    return g->keys;
-}
-
-const struct gguf_value *gguf_key(const struct gguf *g, uint32_t i)
-{
-    return i < g->keys ? &g->key[i] : NULL;
-}
-
-const struct gguf_value *gguf_find(const struct gguf *g, const char *key)
-{
-    const struct gguf_text wanted = {key, strlen(key)};
-    uint32_t low = 0, high = g->keys;
-    while (low < high) {
-        const uint32_t middle = low + (high - low) / 2;
-        const struct gguf_value *v = &g->key[g->key_order[middle]];
-        const int order = compare_text(wanted, v->key);
-        if (order == 0)
-            return v;
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
-}
-
-uint32_t gguf_tensors(const struct gguf *g)
-{
-    return g->tensors;
-}
-
-const struct gguf_tensor *gguf_tensor(const struct gguf *g, uint32_t i)
-{
-    return i < g->tensors ? &g->tensor[i] : NULL;
-}
-
-const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *name)
-{
-    uint32_t low = 0, high = g->tensors;
-    while (low < high) {
-        const uint32_t middle = low + (high - low) / 2;
-        const struct gguf_tensor *t = &g->tensor[g->tensor_order[middle]];
-        const int order = strcmp(name, t->name);
-        if (order == 0)
-            return t;
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
-}
-
-void gguf_drop(const struct gguf *g, const void *data, size_t bytes)
-{
-    if (!g->mapped || bytes == 0)
-        return;
-    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    const uintptr_t start = ((uintptr_t)data + page - 1) / page * page;
-    const uintptr_t end = ((uintptr_t)data + bytes) / page * page;
-    if (end > start)
-        (void)madvise((void *)start, end - start, MADV_DONTNEED); /* only advice */
 }
