@@ -320,6 +320,7 @@ static enum err open_all(struct worker_server *v, const struct wire *m, char why
     v->sequences = (uint32_t)wire_u64(m, WIRE_K_SEQUENCES, 1);
     struct model_options o = {.context = context,
                               .sequences = v->sequences + keep,
+                              .resting = keep,
                               .head_rows = v->sequences,
                               .cache_bytes = wire_u64(m, WIRE_K_CACHE_BYTES, 0),
                               .spill_bytes = wire_u64(m, WIRE_K_SPILL_BYTES, 0),

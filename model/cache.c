@@ -12,6 +12,7 @@ enum err cache_open(struct cache *c, struct engine *e, const struct model_info *
     *c = (struct cache){.e = e,
                         .context = info->context,
                         .sequences = info->sequences,
+                        .resting = info->resting,
                         .batch = info->batch,
                         .slots = info->slots,
                         .type_k = type_k,
@@ -80,7 +81,7 @@ enum err cache_add_group(struct cache *c, uint32_t window, uint32_t *out)
         window = 0; /* as far as room goes */
     /* A window keeps what it sees, and during a step the rows being added, both to whole pages. */
     const uint64_t reach = window ? (uint64_t)window + c->batch + 2 * CACHE_PAGE : c->context;
-    uint64_t slots = window ? reach * c->sequences : c->slots;
+    uint64_t slots = window ? reach * (c->sequences - c->resting) : c->slots;
     if (slots > (uint64_t)c->slots)
         slots = c->slots;
     g->pages = pages_of((uint32_t)slots);

@@ -62,7 +62,7 @@ struct cache_layer {
 
 struct cache {
     struct engine *e;
-    uint32_t context, sequences, batch, slots;
+    uint32_t context, sequences, resting, batch, slots;
     uint32_t type_k, type_v;
     uint32_t table_pages;
     uint32_t *length; /* [sequences] */

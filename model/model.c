@@ -47,8 +47,9 @@ static void choose_sizes(struct forward *f, const struct model_options *o, uint6
     const uint32_t trained = info->context_trained < CONTEXT_PRESET ? info->context_trained : CONTEXT_PRESET;
     info->context = o->context ? o->context : trained;
     info->sequences = o->sequences ? o->sequences : 1;
+    info->resting = o->resting < info->sequences ? o->resting : info->sequences - 1;
     const uint64_t whole = (info->context + CACHE_PAGE - 1) / CACHE_PAGE * (uint64_t)CACHE_PAGE;
-    const uint64_t slots = o->slots ? o->slots : whole * info->sequences;
+    const uint64_t slots = o->slots ? o->slots : whole * (info->sequences - info->resting);
     if (info->context > 1u << 22 || info->sequences > 1u << 14 || slots > 1u << 28 || o->batch > 1u << 16 ||
         o->head_rows > 1u << 16) {
         weights_fail(&f->weights, ERR_ARGUMENT, "the context, sequences, slots or batch asked for is too large");

@@ -36,7 +36,8 @@ struct model_rounding {
 struct model_options {
     uint32_t context;   /* positions of one sequence at most; default: as trained, at most 4096 */
     uint32_t sequences; /* sequences alive at once; default 1 */
-    uint32_t slots;     /* cache positions of all sequences together; default context * sequences */
+    uint32_t resting;   /* of the sequences, that many only rest, in slots that the others leave; default 0 */
+    uint32_t slots;     /* cache positions of all sequences together; default context * (sequences - resting) */
     uint32_t batch;     /* tokens in one step at most; default: 32 to 512, so that activations stay small;
                          * an encoder's: its context */
     uint32_t head_rows; /* rows of logits computed at once; default: sequences, up to 16 in 4 MiB */
@@ -64,6 +65,7 @@ struct model_info {
     bool is_encoder; /* a text goes through in one step and gives model_hidden, no logits */
     uint32_t context;
     uint32_t sequences;
+    uint32_t resting;
     uint32_t slots;
     uint32_t batch;
     uint32_t head_rows;

@@ -288,7 +288,7 @@ static void test_prefix(void)
         CU_ASSERT(alone[i].made == 12 && alone[i].cached == 0); /* nothing is kept */
     }
     end();
-    serve_keeping(1, 0, 2);
+    serve_keeping(2, 0, 2);
     for (int i = 0; i < 8; i++) { /* each begins as one before it does, in the middle of a page of 32 */
         ask_anew(prompts[i % 4], 12, &again);
         CU_ASSERT(is_same_answer(&again, &alone[i % 4]));
