@@ -133,7 +133,7 @@ static enum err open_plugin(struct engine *engine, const struct select_options *
     engine->ops = table;
     engine->dev = dev;
     engine->fallback_ops = fallback_missing(&table);
-    if (engine->fallback_ops != 0) {
+    if (engine->fallback_ops != 0 || engine->caps.score >= SELECT_ACCELERATOR) {
         e = fallback_open(&table, dev, &engine->host, &engine->ops, &engine->dev);
         if (e != ERR_NONE) {
             table.close(dev);
@@ -141,6 +141,29 @@ static enum err open_plugin(struct engine *engine, const struct select_options *
         }
     }
     return e;
+}
+
+/* Beside an accelerator the best plugin for the CPU encodes and decodes, where it is sooner. Without one
+ * nothing is lost but time. */
+static void find_helper(struct engine *engine, const struct select_options *options,
+                        struct select_plugin *list, uint32_t count)
+{
+    struct hal_plugin table;
+    struct hal_caps caps;
+    struct hal_host host = engine->host;
+    void *dev = NULL;
+    uint32_t i = 0;
+    while (i < count && (!list[i].is_serving || list[i].caps.score >= SELECT_ACCELERATOR))
+        i++;
+    if (engine->caps.score < SELECT_ACCELERATOR || i == count || list[i].file[0] == '\0' ||
+        take_table(options, &list[i], &table) != ERR_NONE || table.encode == NULL ||
+        table.decode == NULL || table.probe(NULL, &caps) != ERR_NONE)
+        return;
+    host.path = NULL;
+    if (table.open(&host, &dev) != ERR_NONE)
+        return;
+    fallback_help(engine->dev, &table, dev);
+    snprintf(engine->helper, sizeof engine->helper, "%s", list[i].name);
 }
 
 static enum err find_plugins(const struct engine_options *o, const struct select_options *wanted,
@@ -181,6 +204,8 @@ static enum err open_best(struct engine *engine, const struct engine_options *o)
         }
     for (uint32_t i = 0; i < count && list[i].is_serving; i++) {
         last = list[i].error = open_plugin(engine, &options, &list[i]);
+        if (last == ERR_NONE)
+            find_helper(engine, &options, list, count);
         if (last == ERR_NONE || last == ERR_MEMORY)
             return last;
         refuse(engine, &list[i]);
@@ -240,6 +265,8 @@ void engine_describe(const struct engine *engine, char *out, size_t bytes)
         }
     if (engine->fallback_ops != 0)
         at = say(out, bytes, at, " on the CPU");
+    if (engine->helper[0] != '\0')
+        at = say(out, bytes, at, "; %s encodes and decodes where sooner", engine->helper);
     between = "; refused: ";
     for (uint32_t i = 0; i < engine->refusals; i++) {
         at = say(out, bytes, at, "%s%s (%s)", between, engine->refused[i].name, engine->refused[i].reason);

@@ -39,6 +39,7 @@ struct engine {
     void *dev;
     struct hal_caps caps;
     struct hal_host host;  /* host.alloc and host.release count against the budget */
+    char helper[ENGINE_NAME_BYTES]; /* the CPU's plugin beside an accelerator, hal/split.h; "" without */
     uint32_t fallback_ops; /* bit i: operation i after matmul is done by hal/fallback.c */
     struct engine_refusal
         refused[ENGINE_REFUSALS_MAX]; /* what was tried before and did not serve */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "hal/block.h"
+#include "hal/split.h"
 #include "plugins/scalar/scalar.h"
 
 struct fallback {
@@ -11,6 +12,9 @@ struct fallback {
     void *dev;
     struct hal_host host;
     struct scalar_dev scalar;
+    struct hal_plugin helper; /* a plugin for the CPU beside an accelerator */
+    void *helper_dev;         /* NULL: none */
+    struct split split;       /* encode and decode */
 };
 
 const char *fallback_name(uint32_t i)
@@ -71,6 +75,8 @@ static void close_fallback(void *dev)
         return;
     const struct hal_host host = f->host;
     f->plugin.close(f->dev);
+    if (f->helper_dev != NULL)
+        f->helper.close(f->helper_dev);
     scalar_close_from(&f->scalar);
     host.release(f, sizeof *f);
 }
@@ -362,18 +368,14 @@ static enum err encode(void *dev, uint32_t type, uint32_t method, const float *x
                        uint32_t cols, const float *importance, void *out, size_t out_bytes)
 {
     struct fallback *f = dev;
-    if (f->plugin.encode != NULL)
-        return f->plugin.encode(f->dev, type, method, x, rows, cols, importance, out, out_bytes);
-    return scalar_encode(&f->scalar, type, method, x, rows, cols, importance, out, out_bytes);
+    return split_encode(&f->split, type, method, x, rows, cols, importance, out, out_bytes);
 }
 
 static enum err decode(void *dev, uint32_t type, const void *in, size_t in_bytes, uint32_t rows,
                        uint32_t cols, float *x)
 {
     struct fallback *f = dev;
-    if (f->plugin.decode != NULL)
-        return f->plugin.decode(f->dev, type, in, in_bytes, rows, cols, x);
-    return scalar_decode(&f->scalar, type, in, in_bytes, rows, cols, x);
+    return split_decode(&f->split, type, in, in_bytes, rows, cols, x);
 }
 
 static enum err copy(void *dev, const struct hal_mat *y, uint32_t y_col, const struct hal_mat *x,
@@ -412,8 +414,30 @@ static enum err top(void *dev, const struct hal_mat *x, uint32_t count, uint32_t
 static enum err limit_threads(void *dev, uint32_t threads)
 {
     struct fallback *f = dev;
-    const enum err e = f->plugin.limit_threads(f->dev, threads);
+    enum err e = f->plugin.limit_threads(f->dev, threads);
+    if (e == ERR_NONE && f->helper_dev != NULL && f->helper.limit_threads != NULL)
+        e = f->helper.limit_threads(f->helper_dev, threads);
     return e != ERR_NONE ? e : scalar_limit_threads(&f->scalar, threads);
+}
+
+/* Who can encode and decode: the helper, the plugin itself; scalar where neither does. */
+static void divide(struct fallback *f)
+{
+    memset(&f->split, 0, sizeof f->split);
+    if (f->helper_dev != NULL)
+        split_add(&f->split, &f->helper, f->helper_dev);
+    if (f->plugin.encode != NULL && f->plugin.decode != NULL)
+        split_add(&f->split, &f->plugin, f->dev);
+    if (f->split.sides == 0)
+        split_add(&f->split, &scalar_plugin, &f->scalar);
+}
+
+void fallback_help(void *dev, const struct hal_plugin *helper, void *helper_dev)
+{
+    struct fallback *f = dev;
+    f->helper = *helper;
+    f->helper_dev = helper_dev;
+    divide(f);
 }
 
 enum err fallback_open(const struct hal_plugin *plugin, void *plugin_dev,
@@ -425,6 +449,8 @@ enum err fallback_open(const struct hal_plugin *plugin, void *plugin_dev,
     f->plugin = *plugin;
     f->dev = plugin_dev;
     f->host = *host;
+    f->helper_dev = NULL;
+    divide(f);
     const enum err e = scalar_open_into(host, &f->scalar);
     if (e != ERR_NONE) {
         host->release(f, sizeof *f);

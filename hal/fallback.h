@@ -20,4 +20,9 @@ uint32_t fallback_missing(const struct hal_plugin *plugin);
 NODISCARD enum err fallback_open(const struct hal_plugin *plugin, void *plugin_dev,
                                  const struct hal_host *host, struct hal_plugin *ops, void **dev);
 
+/* A plugin for the CPU, opened, for what an accelerator does on host memory (encode, decode): where it is
+ * sooner than the accelerator's own, by hal/split.h, and in scalar's place. dev is what fallback_open gave
+ * and owns helper_dev from then on. helper has encode and decode. */
+void fallback_help(void *dev, const struct hal_plugin *helper, void *helper_dev);
+
 #endif
