@@ -17,6 +17,13 @@
 #define MODEL SOURCE_DIR "/models/tare-tiny/tare-tiny-f16.gguf"
 #define TEXTS SOURCE_DIR "/tests/data/text/"
 
+/* A worker under a sanitizer takes half a minute per self-test: fewer of them are run there. */
+#ifdef __SANITIZE_ADDRESS__
+enum { IS_SLOW = 1, SECTION_BYTES = 1000 };
+#else
+enum { IS_SLOW = 0, SECTION_BYTES = 3000 };
+#endif
+
 static struct fixture f;
 static struct worker *worker;
 static char two_languages[300], base_sha256[65];
@@ -84,7 +91,7 @@ static void begin(const struct wire *m)
 
 static void put_section(FILE *to, const char *language)
 {
-    char path[300], text[3000];
+    char path[300], text[SECTION_BYTES];
     snprintf(path, sizeof path, TEXTS "%s/heldout.txt", language);
     FILE *from = fopen(path, "rb");
     CU_ASSERT_FATAL(from != NULL);
@@ -156,6 +163,8 @@ static void caches_are_judged(void)
 {
     test("{method: keep, gates: {kld_mean: 0.0005, top1: 0.9}}", two_languages);
     CU_ASSERT(heard.is_done && heard.gate == UINT64_MAX && heard.kld >= 0 && heard.kld < 0.0001);
+    if (IS_SLOW)
+        return;
     test("{method: keep, cache: q8_0, gates: {kld_mean: 0.0005, top1: 0.9}}", two_languages);
     CU_ASSERT(heard.is_done && heard.gate == UINT64_MAX && heard.kld > 0);
     const double q8 = heard.kld;
@@ -168,6 +177,8 @@ static void caches_are_judged(void)
 
 static void activations_are_judged(void)
 {
+    if (IS_SLOW)
+        return;
     test("{method: keep, activations: 16, gates: {kld_mean: 0.0005}}", two_languages);
     CU_ASSERT(heard.is_done && heard.gate == UINT64_MAX);
     test("{method: keep, activations: 4, gates: {kld_mean: 0.0005}}", two_languages);
@@ -187,13 +198,15 @@ static void every_gate_is_held(void)
         {"{method: keep, cache: q4_0, gates: {worst_dppl_percent: 0.0001}}", RECIPE_WORST_DPPL_PERCENT, " in "},
         {"{method: keep, gates: {decode_tok_s: 1e8}}", RECIPE_DECODE_TOK_S, "the limit is 1e+08"},
     };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    for (size_t i = 0; i < (IS_SLOW ? 1 : sizeof rows / sizeof *rows); i++) {
         test(rows[i].recipe, two_languages);
         CU_ASSERT_EQUAL(heard.gate, rows[i].gate);
         if (!strstr(heard.text, rows[i].line))
             fprintf(stderr, "row %zu: '%s' lacks '%s'\n", i, heard.text, rows[i].line);
         CU_ASSERT_PTR_NOT_NULL(strstr(heard.text, rows[i].line));
     }
+    if (IS_SLOW)
+        return;
     test("{method: keep, gates: {file_mib: 8, kld_p99: 0.5, worst_kld_mean: 0.1, energy_mj_token: 1e8}}", two_languages);
     CU_ASSERT(heard.is_done && heard.gate == UINT64_MAX);
     CU_ASSERT(heard.worst_kld >= heard.kld);
@@ -230,10 +243,12 @@ static void serves_as_judged(void)
 {
     static struct heard stock, said, q4, bits;
     serve(0, 0, &stock);
-    serve(HAL_F16, 8, &said);
-    CU_ASSERT(stock.used == said.used && memcmp(stock.text, said.text, said.used) == 0);
     serve(HAL_Q4_0, 8, &q4);
     CU_ASSERT(stock.used != q4.used || memcmp(stock.text, q4.text, q4.used) != 0);
+    if (IS_SLOW)
+        return;
+    serve(HAL_F16, 8, &said);
+    CU_ASSERT(stock.used == said.used && memcmp(stock.text, said.text, said.used) == 0);
     serve(HAL_F16, 4, &bits);
     CU_ASSERT(stock.used != bits.used || memcmp(stock.text, bits.text, bits.used) != 0);
 }
