@@ -310,7 +310,6 @@ static int show_pruning(void *context)
 static enum err prune(struct job *j)
 {
     struct progress progress;
-    char what[160];
     progress_open(&progress, j->call, "prune", "steps", 0);
     const struct prune_base_options o = {.base_path = j->call->operand[0],
                                          .base_sha256 = j->base_sha256,
@@ -329,8 +328,6 @@ static enum err prune(struct job *j)
     if (e)
         return e;
     const struct prune_file_result *r = &j->pruned.result;
-    prune_describe(j->pruned.prune, what, sizeof what);
-    cli_print(j->call, "pruned: %s%s\n", what, j->pruned.prune->mask_by ? "; a mask leaves size and speed as they are" : "");
     if (r->linears > 0)
         cli_print(j->call, "recovered: %u of %u linears, output error %.4f -> %.4f on held-out text\n", r->recovered,
                   r->linears, r->before, r->after);

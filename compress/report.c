@@ -125,6 +125,15 @@ double report_scheme_bytes(const struct plan *p, bool *is_held)
     return bytes;
 }
 
+static void put_prune(json_t *to, const struct prune *p)
+{
+    char words[160];
+    if (!p)
+        return;
+    prune_describe(p, words, sizeof words);
+    put_text(to, "pruned", words);
+}
+
 static void put_scheme(json_t *to, const struct plan *p, double values)
 {
     char words[SCHEME_TEXT_MAX];
@@ -166,6 +175,7 @@ static void put_plan(json_t *to, const struct report *r)
     put_text(to, "sensitivity", r->sensitivity);
     put_int(to, "seed", p->seed);
     put_scheme(to, p, parameters(p));
+    put_prune(to, p->prune);
 }
 
 static void put_run(json_t *to, const struct report *r)

@@ -3,7 +3,8 @@
  * JSON: base, base_sha256, base_bytes, profile, profile_sha256, variant, sha256, bytes, predicted_bytes, parameters,
  * bpw, ratio_fp32, ratio_fp16, goal, method, sensitivity, seed, seconds, stages {name: seconds}, peak_rss_bytes,
  * memory_bytes, version, plugin, plugin_version, path, threads, tensors_resumed, tensors [name, from, type,
- * method, fallback, bytes, error, output_error], scheme, scheme_tensor_bytes, scheme_bpw, and where texts were held out: quality and languages, both with
+ * method, fallback, bytes, error, output_error], scheme, scheme_tensor_bytes, scheme_bpw, pruned (words; then
+ * parameters, bpw and ratios are of what is left), and where texts were held out: quality and languages, both with
  * the names that devices use for what they measure (ppl, ppl_base, dppl_percent, kld_mean, kld_99, kld_max,
  * top1_percent) and gates [gate, limit, value, language, is_kept].
  */

@@ -71,6 +71,13 @@ static void put_head(const struct report *r, FILE *to)
     else
         fprintf(to, "- variant: %llu bytes predicted, not written\n", (unsigned long long)p->variant_bytes);
     fprintf(to, "- %.4f bits per weight: %.3f x smaller than FP32, %.3f x than FP16\n", bpw, 32 / bpw, 16 / bpw);
+    if (p->prune) {
+        char pruned[160];
+        prune_describe(p->prune, pruned, sizeof pruned);
+        fprintf(to, "- pruned: %s: %.1f %% of the base's bytes%s\n", pruned,
+                100 * (double)p->variant_bytes / (double)p->base_bytes,
+                p->prune->mask_by ? "; a mask leaves size and speed as they are" : "");
+    }
     if (p->scheme.bits) {
         char words[SCHEME_TEXT_MAX];
         bool is_held;

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# prune.sh TARE MODEL: what tare quantize --prune says and leaves behind.
+set -u
+tare=$1 model=$2
+bad=0
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# want STATUS PATTERN OPTIONS...: of tare quantize
+want() {
+    local status=$1 pattern=$2
+    shift 2
+    "$tare" quantize "$model" -o "$scratch/out.gguf" --plugin scalar "$@" >"$scratch/said" 2>&1 </dev/null
+    local got=$?
+    if [ $got -ne "$status" ] || ! grep -qE -- "$pattern" "$scratch/said"; then
+        echo "FAIL: $*: status $got, expected $status and /$pattern/"
+        head -3 "$scratch/said"
+        bad=1
+    fi
+    if [ "$status" -ne 0 ] && [ -n "$(ls "$scratch" | grep -v '^said$')" ]; then
+        echo "FAIL: $*: left $(ls "$scratch" | grep -v '^said$' | tr '\n' ' ')"
+        bad=1
+    fi
+    rm -f "$scratch"/out.gguf*
+}
+
+want 2 'expected a percentage' --prune many
+want 2 'expected a percentage' --prune ffn=20%,ffn=10%
+want 2 '2:4' --mask 4:2
+want 2 'expected --prune with' --recover
+want 3 '768 FFN channels do not divide by 100' --prune ffn=20% --prune-step 100
+want 3 'nothing would go' --prune layers=1%
+want 3 'expected calibration text' --prune 20% --recover
+want 3 'expected a profile' --prune 20% --prune-by wanda
+want 0 'pruned: layers 4/4, heads 6/8 in groups 2/2, ffn 608/768' --type Q8_0 --method rtn --prune 20%
+want 0 'pruned: layers 3/4, heads 8/8 in groups 2/2, ffn 768/768' --type F16 --prune layers=25% --dry-run
+want 0 'a mask leaves size and speed as they are' --type F16 --mask 2:4
+exit $bad
