@@ -93,7 +93,7 @@ static const struct cli_option options[] = {
      .help = "20%: FFN channels and heads go; or ffn=20%,heads=25%,groups=50%,layers=10%"},
     {.name = "prune-by", .kind = CLI_CHOICE, .choices = "magnitude|wanda|output",
      .offset = offsetof(struct quantize_settings, prune_by),
-     .help = "what tells the parts apart (default: output with --text, wanda with --profile)"},
+     .help = "what tells the parts apart (default: wanda with --profile or --text)"},
     {.name = "prune-step", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 4096,
      .offset = offsetof(struct quantize_settings, prune_step),
      .help = "kept FFN channels are a multiple (default 256 where that is near, else 32)"},

@@ -328,7 +328,7 @@ static enum err choose_layers(const struct choosing *c)
 static enum err settle(struct choosing *c)
 {
     const struct prune_choose_options *o = c->options;
-    c->by = o->want->by ? o->want->by : o->texts ? RECIPE_OUTPUT : o->profile ? RECIPE_WANDA : RECIPE_MAGNITUDE;
+    c->by = o->want->by ? o->want->by : o->profile ? RECIPE_WANDA : o->texts ? RECIPE_OUTPUT : RECIPE_MAGNITUDE;
     if (c->by == RECIPE_WANDA && !o->profile)
         return fault_set(c->fault, ERR_ARGUMENT, "prune by wanda: expected a profile or calibration text");
     if ((c->by == RECIPE_OUTPUT || o->want->is_recovered) && o->texts == 0)

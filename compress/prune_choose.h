@@ -4,6 +4,7 @@
  * profile's second moments, over what writes to the stream (attn_output, ffn_down). By output error: what the
  * removal changes in that linear's output on calibration text, one part after the other so that each knows
  * of those before it; layers by the KLD of the model without them. The first two give the same choice on every machine.
+ * On tare-tiny output error is best for channels and worst for heads; Wanda is good for both, and the default.
  * Layers are chosen first, then whole KV groups, then heads, then channels, in what is left.
  */
 #ifndef PRUNE_CHOOSE_H

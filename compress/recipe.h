@@ -108,7 +108,7 @@ struct recipe_prune {
     double heads;      /* query heads, of every KV group as many; whole groups where each has one */
     double groups;     /* KV heads with their query heads */
     double layers;
-    uint32_t by;       /* enum recipe_importance; 0: the best that profile and texts allow */
+    uint32_t by;       /* enum recipe_importance; 0: wanda where there is a profile, else magnitude */
     uint32_t multiple; /* kept channels are a multiple of it; 0: 256 where that is near, else 32 */
     bool is_recovered; /* what stays is solved again by least squares on calibration text */
     /* unstructured: weights become 0, no file is smaller for it */
