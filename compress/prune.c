@@ -7,12 +7,13 @@
 #include "model/gguf.h"
 #include "protocol/cbor.h"
 
-enum { LAYERS_MAX = 1024, HEADS_MAX = 1024, DIM_MAX = 4096, FFN_MAX = 1 << 18, ITEMS = 15, RECOVERED = 1 };
+enum { LAYERS_MAX = 1024, HEADS_MAX = 1024, DIM_MAX = 4096, FFN_MAX = 1 << 18, CHANNELS_MAX = 1 << 24, ITEMS = 15, RECOVERED = 1 };
 
 static bool is_shape(const struct prune_shape *s)
 {
     return s->layers > 0 && s->layers <= LAYERS_MAX && s->heads > 0 && s->heads <= HEADS_MAX && s->groups > 0 &&
-           s->heads % s->groups == 0 && s->ffn > 0 && s->ffn <= FFN_MAX && s->head_dim > 0 &&
+           s->heads % s->groups == 0 && s->ffn > 0 && s->ffn <= FFN_MAX &&
+           (uint64_t)s->layers * s->ffn <= CHANNELS_MAX && s->head_dim > 0 &&
            s->head_dim <= DIM_MAX && s->value_dim > 0 && s->value_dim <= DIM_MAX;
 }
 
