@@ -102,6 +102,13 @@ struct vnni_queries {
     uint32_t kv_head;
 };
 
+enum {
+    VNNI_SPLIT_PARTS = 3,
+    VNNI_SPLIT_BYTES = 2 * VNNI_SPLIT_PARTS,
+    VNNI_SPLIT_TOKENS = 128, /* at once: their parts stay in the second cache */
+    VNNI_DENSE_ROOM = 64
+};
+
 enum { VNNI_QUERIES = 64, VNNI_KEYS = 32 };
 
 /* F32 values of room that attend needs. */
@@ -125,6 +132,14 @@ struct vnni_kernels {
     /* Tokens first..last of F32 x times one resident panel of F32, F16 or BF16. */
     void (*dense)(uint32_t type, const uint8_t *panel, const float *x, uint32_t cols, uint32_t first,
                   uint32_t last, struct vnni_output out);
+
+    /* Block `block` of x in->tokens into parts of BF16 at in->q, VNNI_SPLIT_BYTES for each token and column
+     * (those rounded up to 32); in->info[block] is 0 where a value is not finite. NULL: no such path. */
+    void (*split)(const struct vnni_input *in, const float *x, uint32_t block);
+    /* All tokens of a split input times one resident panel of F16 or BF16; x as it was split. room:
+     * VNNI_DENSE_ROOM for each column, rounded up to 32. */
+    void (*dense_split)(uint32_t type, const uint8_t *panel, const float *x, const struct vnni_input *in,
+                        uint8_t *room, struct vnni_output out);
 
     /* Row r (0..15) of a resident panel as F32, exact. */
     void (*row)(uint32_t type, const uint8_t *panel, uint32_t cols, uint32_t r, float *x);

@@ -81,6 +81,10 @@ void VNNI_KERNEL(dense)(uint32_t type, const uint8_t *panel, const float *x, uin
         dense_type(HAL_BF16, panel, x, cols, first, last, out);
 }
 
+#ifdef __AMX_BF16__
+#include "plugins/vnni/vnni_dense_tiles.h"
+#endif
+
 /* ---- one row of a panel ---- */
 
 INLINE void row_q3_scales(const uint8_t *panel, uint32_t g, int half, VF scale[2])

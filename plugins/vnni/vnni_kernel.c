@@ -7,6 +7,10 @@ const struct vnni_kernels VNNI_KERNEL(kernels) = {
     .unpack = VNNI_KERNEL(unpack),
     .gemm = VNNI_KERNEL(gemm),
     .dense = VNNI_KERNEL(dense),
+#ifdef __AMX_BF16__
+    .split = VNNI_KERNEL(split),
+    .dense_split = VNNI_KERNEL(dense_split),
+#endif
     .row = VNNI_KERNEL(row),
     .rmsnorm = VNNI_BASE_KERNEL(rmsnorm),
     .layernorm = VNNI_BASE_KERNEL(layernorm),

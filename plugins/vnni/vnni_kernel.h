@@ -20,6 +20,11 @@ void VNNI_KERNEL(gemm)(struct vnni_shape shape, const uint8_t *unpacked, uint32_
                        const struct vnni_input *in, struct vnni_output out);
 void VNNI_KERNEL(dense)(uint32_t type, const uint8_t *panel, const float *x, uint32_t cols,
                         uint32_t first, uint32_t last, struct vnni_output out);
+#ifdef __AMX_BF16__
+void VNNI_KERNEL(split)(const struct vnni_input *in, const float *x, uint32_t block);
+void VNNI_KERNEL(dense_split)(uint32_t type, const uint8_t *panel, const float *x,
+                              const struct vnni_input *in, uint8_t *room, struct vnni_output out);
+#endif
 void VNNI_KERNEL(row)(uint32_t type, const uint8_t *panel, uint32_t cols, uint32_t r, float *x);
 void VNNI_BASE_KERNEL(rmsnorm)(float *y, const float *x, const float *w, uint32_t rows, uint32_t cols,
                           float eps);

@@ -77,8 +77,14 @@ static enum err reserve_room(struct vnni_dev *d, size_t wanted)
 
 static enum err reserve_unpacked(struct vnni_dev *d, const struct hal_mat *w)
 {
-    if (vnni_layout_of(w->type) == NULL)
-        return ERR_NONE;
+    if (vnni_layout_of(w->type) == NULL) {
+        if (d->kernels->split == NULL || w->type == HAL_F32)
+            return ERR_NONE;
+        const size_t cols = ((size_t)w->cols + 31) / 32 * 32;
+        const enum err e = grow(d, &d->input, &d->input_bytes,
+                                VNNI_SPLIT_TOKENS * cols * VNNI_SPLIT_BYTES + VNNI_SPLIT_TOKENS * sizeof(float));
+        return e != ERR_NONE ? e : reserve_room(d, round64(cols * VNNI_DENSE_ROOM));
+    }
     const size_t panel = w->cols / 32 * vnni_group_bytes(vnni_shape_of(w->type));
     size_t panels = UNPACKED_BYTES_MAX / (panel == 0 ? 1 : panel);
     panels = panels < 1 ? 1 : panels > 8 ? 8 : panels;
