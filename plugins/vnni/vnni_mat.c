@@ -1,5 +1,6 @@
 /* vnni_mat.c: matrices: weights in panels (vnni_layout.h), activations and caches as scalar keeps them. */
 #include "plugins/vnni/vnni.h"
+#include "plugins/vnni/vnni_topology.h"
 
 #include <string.h>
 
@@ -104,7 +105,10 @@ enum err vnni_mat_new(void *dev, struct hal_mat *m)
         if (e != ERR_NONE)
             return e;
         m->mem = d->host.alloc(bytes);
-        return m->mem == NULL ? ERR_MEMORY : ERR_NONE;
+        if (m->mem == NULL)
+            return ERR_MEMORY;
+        vnni_topology_spread(vnni_pool_nodes(d->pool), m->mem, bytes);
+        return ERR_NONE;
     }
     /* a cache's heads are not known yet: one head may be a whole row */
     const enum err e =

@@ -1,6 +1,7 @@
 /* vnni_pool.c: the claim word holds (epoch, tiles, next), so that a claim is valid or void by itself: a
  * thread that wakes late can only claim a tile of the job that is running. */
 #include "plugins/vnni/vnni_pool.h"
+#include "plugins/vnni/vnni_topology.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -9,6 +10,8 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -40,6 +43,7 @@ struct vnni_pool {
     _Alignas(64) vnni_tile_fn *work;
     void *context;
     uint32_t threads;
+    uint64_t nodes;
     struct worker workers[];
 };
 
@@ -134,23 +138,23 @@ static uint32_t threads_wanted(const struct hal_host *host)
     return threads > THREADS_MAX ? THREADS_MAX : threads;
 }
 
-/* One worker per allowed core when there are as many cores as threads; else the kernel places them. */
-static void pin(const struct vnni_pool *pool, pthread_t thread, uint32_t index)
+/* Only the threads that are ours: the caller's belongs to the host, and finds the CPU that is left. */
+static void pin(const struct vnni_topology *t, uint32_t threads, pthread_t thread, uint32_t index)
+{
+    cpu_set_t cpus;
+    if (vnni_topology_place(t, threads, index, &cpus))
+        (void)pthread_setaffinity_np(thread, sizeof cpus, &cpus); /* a wish: slower without, not wrong */
+}
+
+/* TARE_PIN=0 in the environment leaves threads and pages to the kernel. */
+static void read_topology(struct vnni_topology *out)
 {
     cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 ||
-        (uint32_t)CPU_COUNT(&allowed) != pool->threads)
-        return;
-    uint32_t seen = 0;
-    for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (!CPU_ISSET(cpu, &allowed) || seen++ != index)
-            continue;
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(cpu, &one);
-        (void)pthread_setaffinity_np(thread, sizeof one, &one); /* a wish: slower without, not wrong */
-        return;
-    }
+    const char *wish = getenv("TARE_PIN");
+    memset(out, 0, sizeof *out);
+    out->nodes = 1;
+    if ((wish == NULL || strcmp(wish, "0") != 0) && sched_getaffinity(0, sizeof allowed, &allowed) == 0)
+        vnni_topology_read("/sys/devices/system", &allowed, out);
 }
 
 enum err vnni_pool_open(const struct hal_host *host, struct vnni_pool **out)
@@ -167,6 +171,9 @@ enum err vnni_pool_open(const struct hal_host *host, struct vnni_pool **out)
     atomic_init(&pool->is_closing, 0);
     atomic_init(&pool->active, wanted);
     pool->threads = wanted;
+    struct vnni_topology topology;
+    read_topology(&topology);
+    pool->nodes = topology.nodes;
     sigset_t all, before;
     sigfillset(&all); /* the host's signals are the host's threads' */
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -176,7 +183,7 @@ enum err vnni_pool_open(const struct hal_host *host, struct vnni_pool **out)
         *worker = (struct worker){.pool = pool, .index = started};
         if (pthread_create(&worker->thread, NULL, worker_main, worker) != 0)
             break;
-        pin(pool, worker->thread, started);
+        pin(&topology, wanted, worker->thread, started);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pool->threads = started;
@@ -211,6 +218,11 @@ void vnni_pool_limit(struct vnni_pool *pool, uint32_t threads)
 {
     atomic_store(&pool->active, threads < pool->threads ? threads : pool->threads);
     futex_wake(&pool->active, INT_MAX);
+}
+
+uint64_t vnni_pool_nodes(const struct vnni_pool *pool)
+{
+    return pool->nodes;
 }
 
 void vnni_pool_run(struct vnni_pool *pool, vnni_tile_fn *work, void *context, uint32_t tiles)

@@ -1,7 +1,8 @@
 /* vnni_pool.h: a persistent pool of threads that share the tiles of one job.
  *
  * Tiles are claimed one by one, so a slow or preempted core only does fewer of them. Idle threads spin
- * for a while, then sleep in the kernel. One caller at a time.
+ * for a while, then sleep in the kernel. Where there is room each has a core of its own (vnni_topology.h).
+ * One caller at a time.
  */
 #ifndef VNNI_POOL_H
 #define VNNI_POOL_H
@@ -26,6 +27,9 @@ uint32_t vnni_pool_active(const struct vnni_pool *pool);
 
 /* Use at most so many, at least 1; the others sleep until they are wanted again. Between two runs. */
 void vnni_pool_limit(struct vnni_pool *pool, uint32_t threads);
+
+/* Memory nodes of this machine, a bit each; for vnni_topology_spread(). */
+uint64_t vnni_pool_nodes(const struct vnni_pool *pool);
 
 /* work(context, tile, thread) for each tile < tiles (at most VNNI_POOL_TILES_MAX); returns when all are
  * done. A single tile runs in the caller at once. */
