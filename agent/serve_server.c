@@ -113,7 +113,7 @@ static void on_message(void *context, struct worker *w, const struct wire *m)
         if (!wire_text(m, WIRE_K_PLUGIN, plugin, sizeof plugin))
             plugin[0] = 0;
         log_info("serve: ready: file=%s%s: by %s", v->model.path, v->role == TRIAL ? " (on trial)" : "", plugin);
-        if (s->hooks.served)
+        if (plugin[0] && s->hooks.served)
             s->hooks.served(s->hooks.context, plugin);
         bool on_trial = v->role == TRIAL;
         serve_dispatch(s);

@@ -22,6 +22,7 @@ static struct worker *worker;
 
 static struct heard {
     bool ready, ended, failed, done, is_gone;
+    char plugin[256]; /* what serves, and why others do not */
     char text[4096];
     size_t used;
     uint32_t tokens[256];
@@ -43,7 +44,11 @@ static void on_message(void *context, struct worker *w, const struct wire *m)
     (void)context;
     (void)w;
     switch (m->kind) {
-    case WIRE_READY: h->ready = true; break;
+    case WIRE_READY:
+        h->ready = true;
+        if (!wire_text(m, WIRE_K_PLUGIN, h->plugin, sizeof h->plugin))
+            h->plugin[0] = 0;
+        break;
     case WIRE_TOKEN:
         if (wire_view(m, WIRE_K_TOKENS, &at, &bytes) && bytes == 4 && h->made < 256)
             memcpy(&h->tokens[h->made++], at, 4);
@@ -149,6 +154,7 @@ static void serve_keeping(uint32_t sequences, double rate, uint32_t keep)
     begin(&m);
     CU_ASSERT(fixture_wait(&f, 30000, is_ready, &heard[0]));
     CU_ASSERT_FATAL(heard[0].ready);
+    CU_ASSERT_EQUAL(strncmp(heard[0].plugin, "scalar c11", 10), 0);
 }
 
 static void serve(uint32_t sequences, double rate)
