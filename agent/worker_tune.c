@@ -50,7 +50,7 @@ enum err worker_tune_open(struct worker_self *w, const char *path, const struct 
                                    .chunk = o.batch,
                                    .cache = o.cache_k,
                                    .context = o.context,
-                                   .sequences = o.sequences,
+                                   .sequences = o.sequences - o.resting, /* the others take no memory of their own */
                                    .memory_bytes = w->memory_bytes,
                                    .cache_bytes = o.spill_folder ? o.cache_bytes : 0};
     enum err error = device_probe(NULL, &device);
@@ -59,6 +59,7 @@ enum err worker_tune_open(struct worker_self *w, const char *path, const struct 
     if (error)
         return error;
     tune_options(&c, &o);
+    o.sequences += o.resting;
     error = worker_open_model(g, e, &o, out, why);
     if (error)
         return error;
