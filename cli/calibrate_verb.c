@@ -1,5 +1,6 @@
 /* calibrate_verb.c: tare calibrate: texts through a base, second moments of every linear input out. */
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +9,8 @@
 #include "compress/calibrate.h"
 #include "compress/ranges.h"
 #include "hal/engine.h"
+
+enum { SECTIONS_MAX = 256 };
 
 struct calibrate_settings {
     const char *out;
@@ -18,7 +21,7 @@ struct calibrate_settings {
     const char *ranges;
     double percentile;
     int64_t tokens, window, seed;
-    bool unbalanced, dat;
+    bool unbalanced, dat, sections;
 };
 
 static const struct cli_option options[] = {
@@ -36,6 +39,8 @@ static const struct cli_option options[] = {
     {.name = "seed", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 9e15,
      .offset = offsetof(struct calibrate_settings, seed),
      .help = "which windows of texts longer than --tokens are taken; 0: the first"},
+    {.name = "sections", .kind = CLI_FLAG, .offset = offsetof(struct calibrate_settings, sections),
+     .help = "also write each language's own statistics: PROFILE.en.gguf, ..."},
     {.name = "unbalanced", .kind = CLI_FLAG, .offset = offsetof(struct calibrate_settings, unbalanced),
      .help = "take every token of every language"},
     {.name = "merge", .kind = CLI_LIST, .value = "PROFILE", .is_greedy = true,
@@ -54,6 +59,18 @@ static int show(void *context, const struct calibrate_progress *p)
 {
     progress_update(context, (double)p->tokens, p->language);
     return 0;
+}
+
+/* PROFILE.gguf -> PROFILE.en.gguf. The language is what the profile says of itself, up to "=". */
+static enum err save_section(const char *out, const struct profile *p, struct fault *f)
+{
+    char path[4096];
+    const size_t bytes = strlen(out), stem = bytes > 5 && strcmp(out + bytes - 5, ".gguf") == 0 ? bytes - 5 : bytes;
+    const char *name = p->languages ? p->language[0] : "";
+    const int n = snprintf(path, sizeof path, "%.*s.%.*s.gguf", (int)stem, out, (int)strcspn(name, "=/"), name);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return fault_set(f, ERR_ARGUMENT, "%.80s...: the path is too long", out);
+    return profile_save(p, path, NULL, f);
 }
 
 static int finish(struct cli_call *call, struct profile *p)
@@ -101,7 +118,8 @@ static int calibrate(struct cli_call *call)
     static struct texts texts;
     const struct calibrate_settings *s = call->settings;
     struct engine *engine = NULL;
-    struct profile *p = NULL;
+    struct profile *p = NULL, *part[SECTIONS_MAX] = {NULL};
+    uint32_t parts = 0;
     struct ranges *ranges = NULL;
     struct progress progress;
     struct fault f = {""};
@@ -114,7 +132,7 @@ static int calibrate(struct cli_call *call)
         return status;
     enum err e = s->ranges ? ranges_open(s->percentile, &ranges) : ERR_NONE;
     progress_open(&progress, call, "calibrate", "tokens", 0);
-    const struct calibrate_options o = {.base_path = call->operand[0],
+    struct calibrate_options o = {.base_path = call->operand[0],
                                         .engine = engine,
                                         .text = texts.text,
                                         .texts = texts.count,
@@ -125,12 +143,21 @@ static int calibrate(struct cli_call *call)
                                         .ranges = ranges,
                                         .progress = show,
                                         .progress_context = &progress};
+    if (s->sections) {
+        o.part = part;
+        o.parts_max = SECTIONS_MAX;
+        o.parts = &parts;
+    }
     e = e ? e : calibrate_run(&o, &p, &f);
     progress_close(&progress, e == ERR_NONE);
     engine_close(engine);
     if (!e && ranges)
         e = ranges_save(ranges, s->ranges, &f);
     ranges_close(ranges);
+    for (uint32_t i = 0; i < parts; i++) {
+        e = e ? e : save_section(s->out, part[i], &f);
+        profile_close(part[i]);
+    }
     status = e ? cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
                           f.text[0] ? f.text : cli_sentence(e))
                : finish(call, p);
@@ -155,5 +182,7 @@ const struct cli_verb cli_calibrate = {
         {"tare calibrate base.gguf --text notes.txt -o profile.gguf", "one text"},
         {"tare calibrate base.gguf --language en=en.txt de=de.txt -o profile.gguf",
          "two languages, as many tokens of each"},
+        {"tare calibrate base.gguf --language en=en.txt de=de.txt -o profile.gguf --sections",
+         "and profile.en.gguf, profile.de.gguf: their own statistics, to weigh anew with tare profile"},
         {"tare calibrate base.gguf --text new.txt -o new.gguf --compare old.gguf", "how far it has drifted"},
         {NULL, NULL}}};

@@ -21,6 +21,7 @@ struct work {
     struct profile *profile;
     struct calibrate_windows *windows;
     uint32_t context;
+    struct profile *part; /* of the language in work, or NULL */
     enum err error; /* of the observer, which cannot return one */
     struct fault *fault;
 };
@@ -37,6 +38,8 @@ static void observe(void *context, const char *tensor, uint32_t part, const floa
     w->error = profile_entry_get(w->profile, tensor, cols, slices, &entry);
     if (!w->error && part < slices)
         profile_add_rows(entry, part, x, rows);
+    if (!w->error && w->part && !(w->error = profile_entry_get(w->part, tensor, cols, slices, &entry)) && part < slices)
+        profile_add_rows(entry, part, x, rows);
     if (!w->error && w->options->ranges) {
         const uint64_t total = (uint64_t)w->windows->windows * w->context * cols * slices;
         w->error = ranges_add(w->options->ranges, tensor, total, x, (uint64_t)rows * cols);
@@ -52,6 +55,10 @@ static enum err run_all(struct work *w)
         const struct model_run run = {.sequence = 0, .outputs = w->context, .count = w->context,
                                       .tokens = w->windows->window[i].token};
         progress.language = w->windows->language[w->windows->window[i].language];
+        if (o->part) {
+            w->part = o->part[w->windows->window[i].language];
+            w->part->chunks++;
+        }
         model_truncate(w->model, 0, 0);
         enum err e = model_step(w->model, &run, 1);
         if (!e)
@@ -109,6 +116,32 @@ static enum err describe(struct work *w)
     return e ? e : digest_file(o->base_path, w->profile->base_sha256, NULL);
 }
 
+/* One profile per language, with what the whole one says of its origin. */
+static enum err open_parts(struct work *w)
+{
+    const struct calibrate_options *o = w->options;
+    enum err e = ERR_NONE;
+    if (!o->part)
+        return ERR_NONE;
+    if (w->windows->languages > o->parts_max)
+        return fault_set(w->fault, ERR_ARGUMENT, "expected at most %u languages", o->parts_max);
+    for (uint32_t i = 0; !e && i < w->windows->languages; i++) {
+        if ((e = profile_open(&o->part[i])))
+            break;
+        struct profile *p = o->part[i];
+        *o->parts = i + 1;
+        p->chunk_size = w->context;
+        strcpy(p->method, w->profile->method);
+        memcpy(p->base_sha256, w->profile->base_sha256, sizeof p->base_sha256);
+        e = profile_add_language(p, w->windows->language[i], w->windows->tokens[i]);
+        for (uint32_t t = 0; !e && t < o->texts; t++)
+            if (o->text[t].language && strcmp(o->text[t].language, w->windows->language[i]) == 0)
+                e = profile_add_dataset(p, strrchr(o->text[t].path, '/') ? strrchr(o->text[t].path, '/') + 1
+                                                                         : o->text[t].path);
+    }
+    return e;
+}
+
 enum err calibrate_run(const struct calibrate_options *options, struct profile **out, struct fault *f)
 {
     struct work w = {.options = options, .fault = f};
@@ -120,6 +153,8 @@ enum err calibrate_run(const struct calibrate_options *options, struct profile *
                                    options->tokens_per_language, !options->unbalanced, options->seed, &w.windows, f);
     if (!e)
         e = describe(&w);
+    if (!e)
+        e = open_parts(&w);
     if (!e)
         e = run_all(&w);
     if (!e && options->ranges) {

@@ -42,6 +42,11 @@ struct calibrate_options {
     uint32_t threads;                  /* for an engine that is opened here; 0: from the device */
     calibrate_progress_fn *progress;   /* may be NULL */
     void *progress_context;
+    /* NULL, or room for the profile of each language alone: in the order in which the languages first come in
+     * text, at most `parts_max`; parts gets how many. The caller closes them, after an error too. */
+    struct profile **part;
+    uint32_t parts_max;
+    uint32_t *parts;
 };
 
 /* Make a profile; the caller closes it. Same options and engine give the same profile; plugins differ

@@ -80,13 +80,13 @@ static enum err add_text(struct cutting *c, const struct calibrate_text *t)
     enum err e = calibrate_windows_read(t->path, &text, &bytes, c->fault);
     if (e)
         return e;
-    uint32_t *token = realloc(l->token, (l->tokens + bytes + 4) * sizeof *token);
+    uint32_t *token = realloc(l->token, (l->tokens + 3 * bytes + 8) * sizeof *token);
     if (!token) {
         e = ERR_MEMORY;
         goto out;
     }
     l->token = token;
-    e = tokenizer_encode(c->tokenizer, text, bytes, l->tokens == 0, false, token + l->tokens, bytes + 4,
+    e = tokenizer_encode(c->tokenizer, text, bytes, l->tokens == 0, false, token + l->tokens, 3 * bytes + 8,
                          &count);
     if (e)
         fault_set(c->fault, e, "%s: cannot be tokenised", t->path);
