@@ -56,7 +56,7 @@ static const struct cli_option options[] = {
     {.name = "method", .kind = CLI_TEXT, .value = "METHOD", .offset = offsetof(struct quantize_settings, method),
      .help = "rtn, search, awq, gptq, gptq+awq or cascade (default search)"},
     {.name = "scheme", .kind = CLI_TEXT, .value = "\"WORDS\"", .offset = offsetof(struct quantize_settings, scheme),
-     .help = "a plain grid for every weight, as below: \"4 affine 64\""},
+     .help = "a plain grid for every weight, see above: \"4 affine 64\""},
     {.name = "export", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, export),
      .help = "NF4, which only tare reads, becomes IQ4_NL; the rest stays"},
     {.name = "profile", .kind = CLI_TEXT, .value = "PROFILE.gguf",

@@ -174,6 +174,9 @@ static void put_plan(json_t *to, const struct report *r)
     put_text(to, "method", r->method);
     put_text(to, "sensitivity", r->sensitivity);
     put_int(to, "seed", p->seed);
+    const struct block_type *cache = block_type(p->cache_type);
+    put_text(to, "cache", cache ? cache->name : "");
+    put_int(to, "activation_bits", p->activation_bits);
     put_scheme(to, p, parameters(p));
     put_prune(to, p->prune);
 }
