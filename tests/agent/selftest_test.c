@@ -154,17 +154,17 @@ static void test(const char *recipe, const char *text)
     if (text)
         wire_put_bytes(&m, WIRE_K_TEXTS, text, strlen(text) + 1);
     begin(&m);
-    CU_ASSERT(fixture_wait(&f, 120000, is_over, NULL));
+    CU_ASSERT(fixture_wait(&f, IS_SLOW ? 500000 : 120000, is_over, NULL));
     worker_close(worker);
     CU_ASSERT(heard.is_done || heard.has_failed);
 }
 
 static void caches_are_judged(void)
 {
-    test("{method: keep, gates: {kld_mean: 0.0005, top1: 0.9}}", two_languages);
-    CU_ASSERT(heard.is_done && heard.gate == UINT64_MAX && heard.kld >= 0 && heard.kld < 0.0001);
     if (IS_SLOW)
         return;
+    test("{method: keep, gates: {kld_mean: 0.0005, top1: 0.9}}", two_languages);
+    CU_ASSERT(heard.is_done && heard.gate == UINT64_MAX && heard.kld >= 0 && heard.kld < 0.0001);
     test("{method: keep, cache: q8_0, gates: {kld_mean: 0.0005, top1: 0.9}}", two_languages);
     CU_ASSERT(heard.is_done && heard.gate == UINT64_MAX && heard.kld > 0);
     const double q8 = heard.kld;
@@ -226,14 +226,14 @@ static void serve(uint64_t cache, uint64_t bits, struct heard *out)
     wire_put_u64(&m, WIRE_K_CACHE, cache);
     wire_put_u64(&m, WIRE_K_ACTIVATIONS, bits);
     begin(&m);
-    CU_ASSERT(fixture_wait(&f, 60000, is_ready, NULL));
+    CU_ASSERT(fixture_wait(&f, IS_SLOW ? 300000 : 60000, is_ready, NULL));
     wire_init(&m, WIRE_GENERATE, 1);
     wire_put_bytes(&m, WIRE_K_PROMPT, "Once upon a time", 16);
     wire_put_u64(&m, WIRE_K_GENERATE, 12);
     wire_put_f64(&m, WIRE_K_TOP_P, 1);
     wire_put_u64(&m, WIRE_K_TOP, 2);
     CU_ASSERT_FATAL(worker_send(worker, &m) == ERR_NONE);
-    CU_ASSERT(fixture_wait(&f, 60000, is_over, NULL));
+    CU_ASSERT(fixture_wait(&f, IS_SLOW ? 300000 : 60000, is_over, NULL));
     worker_close(worker);
     CU_ASSERT(heard.used > 50);
     *out = heard;
