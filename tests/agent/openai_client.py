@@ -39,9 +39,10 @@ def check(words, truth, got=""):
 
 class Server:
     def __init__(self, model):
-        self.process = subprocess.Popen([BIN + "/openai_server", model], stdin=subprocess.PIPE,
+        self.process = subprocess.Popen([BIN + "/serve_host", model, "plugin=scalar", "threads=1", "sequences=2", "queue=2",
+                                         "tell=1"], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True)
-        self.port = int(self.process.stdout.readline().split()[1])
+        self.port = int(self.process.stdout.readline().split()[0])
         self.lines = []
         threading.Thread(target=self.listen, daemon=True).start()
         self.client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0, timeout=60)

@@ -1,7 +1,9 @@
-/* serve_host.c: serve_host MODEL [key=value...]: the agent's serving alone, on loopback, for tests and benchmarks.
+/* serve_host.c: serve_host MODEL|none [key=value...]: the agent's serving alone, on loopback, for tests and benchmarks.
  * No fleet: the model is served as if it had been committed. The first line out is "port worker-pid"; it serves
- * until its input ends, then lets the worker end by itself, so that a sanitizer can say what leaked.
- * Keys: plugin path folder threads sequences context queue keep cache_mib spill_mib memory_mib state.
+ * until its input ends, then lets the worker end by itself, so that a sanitizer can say what leaked. A line of input
+ * is a command: "none" takes the model away, "model FILE" serves another one.
+ * Keys: plugin path folder threads sequences context queue keep cache_mib spill_mib memory_mib state, and tell=1 for
+ * a line "finished ERROR TOKENS" after every request.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -19,6 +21,9 @@
 #include "agent/worker.h"
 
 static struct loop *loop;
+static struct serve *serve;
+static uint8_t models;
+static uint32_t tells;
 static unsigned long long requests, cached, crashes;
 
 static void hook_nothing(void *context)
@@ -57,6 +62,10 @@ static void hook_finished(void *context, const struct serve_cost *c)
     (void)context;
     requests++;
     cached += c->usage.cached;
+    if (tells) {
+        printf("finished %s %u\n", err_name(c->error), c->usage.made);
+        fflush(stdout);
+    }
 }
 
 static void hook_stats(void *context, const struct wire *m)
@@ -90,14 +99,36 @@ static bool leave(pid_t worker)
     return true;
 }
 
+static void serve_file(const char *path)
+{
+    struct serve_model m = {.plugin = ""};
+    snprintf(m.path, sizeof m.path, "%s", path);
+    memset(m.variant, ++models, sizeof m.variant);
+    serve_main(serve, &m);
+}
+
 static void on_input(void *context, uint32_t events)
 {
-    char bytes[64];
-    (void)context;
+    static char line[1024];
+    static size_t used;
+    char *end;
     (void)events;
-    if (read(0, bytes, sizeof bytes) <= 0) {
+    const ssize_t n = read(0, line + used, sizeof line - used - 1);
+    if (n <= 0 || used + (size_t)n == sizeof line - 1) {
         loop_delete(loop, context);
         loop_stop(loop);
+        return;
+    }
+    used += (size_t)n;
+    line[used] = 0;
+    while ((end = strchr(line, '\n'))) {
+        *end = 0;
+        if (!strcmp(line, "none"))
+            serve_main(serve, NULL);
+        else if (!strncmp(line, "model ", 6))
+            serve_file(line + 6);
+        used -= (size_t)(end + 1 - line);
+        memmove(line, end + 1, used + 1);
     }
 }
 
@@ -115,7 +146,8 @@ static bool set(struct settings *s, const char *argument)
                 {"threads", NULL, &s->threads, NULL},        {"sequences", NULL, &s->sequences, NULL},
                 {"context", NULL, &s->context, NULL},        {"queue", NULL, &s->queue, NULL},
                 {"keep", NULL, &s->keep, NULL},              {"cache_mib", NULL, NULL, &s->cache_bytes},
-                {"spill_mib", NULL, NULL, &s->spill_bytes},  {"memory_mib", NULL, NULL, &s->memory_bytes}};
+                {"spill_mib", NULL, NULL, &s->spill_bytes},  {"memory_mib", NULL, NULL, &s->memory_bytes},
+                {"tell", NULL, &tells, NULL}};
     for (size_t i = 0; value && i < sizeof keys / sizeof keys[0]; i++) {
         if (strlen(keys[i].name) != n || strncmp(keys[i].name, argument, n) != 0)
             continue;
@@ -142,8 +174,6 @@ int main(int argc, char **argv)
                                              .crashed = hook_down};
     struct settings s = {.listen_address = "127.0.0.1", .hang_s = 120, .sequences = 4, .context = 512, .queue = 64,
                          .keep = 4};
-    struct serve_model model = {.variant = {1}};
-    struct serve *serve = NULL;
     struct openai *openai = NULL;
     struct loop_watch input = {0};
     uint16_t port = 0;
@@ -158,19 +188,20 @@ int main(int argc, char **argv)
         return 2;
     signal(SIGPIPE, SIG_IGN);
     log_set_level(getenv("VERBOSE") ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING);
-    snprintf(model.path, sizeof model.path, "%s", argv[1]);
     worker_set_program(BUILD_DIR "/bin/tared-worker");
     if (loop_open(&loop) || serve_open(loop, &s, &hooks, &serve) || openai_open(loop, &s, serve, &openai, &port))
         goto out;
-    serve_main(serve, &model);
-    while (serve_state(serve) != SERVE_READY && crashes == 0)
+    const bool has_model = strcmp(argv[1], "none") != 0;
+    if (has_model)
+        serve_file(argv[1]);
+    while (has_model && serve_state(serve) != SERVE_READY && crashes == 0)
         if (loop_once(loop, 100))
             goto out;
     if (crashes || loop_add(loop, &input, 0, EPOLLIN, on_input, &input))
         goto out;
     printf("%u %d\n", port, (int)serve_pid(serve));
     fflush(stdout);
-    status = loop_run(loop) || !leave(serve_pid(serve)) || crashes;
+    status = loop_run(loop) || (serve_pid(serve) > 0 && !leave(serve_pid(serve))) || crashes;
     printf("%llu requests, %llu cached tokens, %llu crashes\n", requests, cached, crashes);
 out:
     openai_close(openai);
