@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "cli/leave_one_out.h"
+#include "cli/quantize_options.h"
 #include "cli/texts.h"
 #include "compress/calibrate.h"
 #include "compress/digest.h"
@@ -18,92 +19,6 @@
 #include "model/gguf.h"
 
 enum { SAMPLE_ROWS = 256, MODEL_BYTES = 64 << 20 /* activations, cache and logits of a run */ };
-
-struct quantize_settings {
-    const char *out;
-    int mode;
-    const char *type;
-    double bpw;
-    const char *plan;
-    const char *method;
-    const char *scheme;
-    const char *profile;
-    struct cli_list texts, languages;
-    int64_t tokens;
-    struct cli_list eval_texts, eval_languages, gates;
-    int cache, activations;
-    int64_t seed;
-    int sensitivity;
-    const char *report;
-    bool dry_run, measure, export;
-    const char *prune, *mask;
-    int prune_by;
-    int64_t prune_step;
-    bool recover;
-};
-
-static const struct cli_option options[] = {
-    {.letter = 'o', .name = "output", .kind = CLI_TEXT, .value = "OUT.gguf", .is_required = true,
-     .offset = offsetof(struct quantize_settings, out), .help = "the variant to write"},
-    {.name = "mode", .kind = CLI_CHOICE, .choices = "accuracy|balanced|compression",
-     .offset = offsetof(struct quantize_settings, mode), .help = "types by the role of each tensor (default balanced)"},
-    {.name = "type", .kind = CLI_TEXT, .value = "TYPE", .offset = offsetof(struct quantize_settings, type),
-     .help = "one type for every weight: Q4_K, IQ4_NL, ..."},
-    {.name = "bpw", .kind = CLI_REAL, .value = "X", .minimum = 0, .maximum = 32,
-     .offset = offsetof(struct quantize_settings, bpw), .help = "bits per weight of the whole file, spent where they help most"},
-    {.name = "plan", .kind = CLI_TEXT, .value = "RECIPE.yaml", .offset = offsetof(struct quantize_settings, plan),
-     .help = "a recipe; the options above replace what it says"},
-    {.name = "method", .kind = CLI_TEXT, .value = "METHOD", .offset = offsetof(struct quantize_settings, method),
-     .help = "rtn, search, awq, gptq, gptq+awq or cascade (default search)"},
-    {.name = "scheme", .kind = CLI_TEXT, .value = "\"WORDS\"", .offset = offsetof(struct quantize_settings, scheme),
-     .help = "a plain grid for every weight, see above: \"4 affine 64\""},
-    {.name = "export", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, export),
-     .help = "NF4, which only tare reads, becomes IQ4_NL; the rest stays"},
-    {.name = "profile", .kind = CLI_TEXT, .value = "PROFILE.gguf",
-     .offset = offsetof(struct quantize_settings, profile), .help = "activation statistics: ours or an imatrix"},
-    {.name = "text", .kind = CLI_LIST, .value = "FILE", .is_greedy = true,
-     .offset = offsetof(struct quantize_settings, texts), .help = "calibrate on these first (gptq needs them)"},
-    {.name = "language", .kind = CLI_LIST, .value = "en=FILE", .is_greedy = true,
-     .offset = offsetof(struct quantize_settings, languages), .help = "the same, with equal tokens of every language"},
-    {.name = "tokens", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 1e9,
-     .offset = offsetof(struct quantize_settings, tokens), .help = "calibration tokens at most, per language"},
-    {.name = "eval-text", .kind = CLI_LIST, .value = "FILE", .is_greedy = true,
-     .offset = offsetof(struct quantize_settings, eval_texts), .help = "measure the result on these against the base"},
-    {.name = "eval-language", .kind = CLI_LIST, .value = "en=FILE", .is_greedy = true,
-     .offset = offsetof(struct quantize_settings, eval_languages), .help = "the same per language"},
-    {.name = "cache", .kind = CLI_CHOICE, .choices = "f16|q8_0|q4_0",
-     .offset = offsetof(struct quantize_settings, cache),
-     .help = "keys and values that it will be served with: measured so (default f16)"},
-    {.name = "activation-bits", .kind = CLI_CHOICE, .choices = "16|8|4",
-     .offset = offsetof(struct quantize_settings, activations), .help = "the same of activations (default 8, as plugins do)"},
-    {.name = "gate", .kind = CLI_LIST, .value = "NAME=LIMIT", .is_greedy = true,
-     .offset = offsetof(struct quantize_settings, gates),
-     .help = "beyond it the result stays OUT.gguf.refused, status 1: kld_mean, worst_kld_mean, dppl_percent, top1, ..."},
-    {.name = "sensitivity", .kind = CLI_CHOICE, .choices = "names|leave-one-out",
-     .offset = offsetof(struct quantize_settings, sensitivity),
-     .help = "what a tensor's error does to the whole: by its name, or measured on --text (--bpw and modes)"},
-    {.name = "seed", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 9e15,
-     .offset = offsetof(struct quantize_settings, seed),
-     .help = "which windows of texts longer than --tokens are taken; 0: the first"},
-    {.name = "report", .kind = CLI_TEXT, .value = "FILE.json", .offset = offsetof(struct quantize_settings, report),
-     .help = "write the report as JSON, and for people as FILE.md; measures every tensor"},
-    {.name = "measure", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, measure),
-     .help = "measure the weighted error of every tensor"},
-    {.name = "prune", .kind = CLI_TEXT, .value = "SHARE", .offset = offsetof(struct quantize_settings, prune),
-     .help = "20%: FFN channels and heads go; or ffn=20%,heads=25%,groups=50%,layers=10%"},
-    {.name = "prune-by", .kind = CLI_CHOICE, .choices = "magnitude|wanda|output",
-     .offset = offsetof(struct quantize_settings, prune_by),
-     .help = "what tells the parts apart (default: wanda with --profile or --text)"},
-    {.name = "prune-step", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 4096,
-     .offset = offsetof(struct quantize_settings, prune_step),
-     .help = "kept FFN channels are a multiple (default 256 where that is near, else 32)"},
-    {.name = "recover", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, recover),
-     .help = "solve again what stays, on --text (then the file is this machine's)"},
-    {.name = "mask", .kind = CLI_TEXT, .value = "SHARE", .offset = offsetof(struct quantize_settings, mask),
-     .help = "50% or 2:4 of single weights become 0: NO smaller and NO faster file"},
-    {.name = "dry-run", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, dry_run),
-     .help = "print the plan and the exact size, write nothing"},
-    {.name = NULL}};
 
 /* Everything one run holds. */
 struct job {
@@ -564,7 +479,7 @@ const struct cli_verb cli_quantize = {
             "per scale 16, 32, 64, 128, 256, channel or tensor; range minmax, percentile[=99.9], mse or entropy;\n"
             "auto, f16 or f32. auto stores it in a block type that holds it exactly (Q4_0 Q5_0 Q8_0 Q4_1 Q5_1),\n"
             "else as F32: then it is simulated, and the size that is printed for it is a prediction.",
-    .options = options,
+    .options = quantize_options,
     .shared = CLI_ENGINE | CLI_OUTPUT,
     .settings_bytes = sizeof(struct quantize_settings),
     .run = quantize,

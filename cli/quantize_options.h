@@ -1,0 +1,35 @@
+/* quantize_options.h: what `tare quantize` can be told. */
+#ifndef QUANTIZE_OPTIONS_H
+#define QUANTIZE_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cli/cli.h"
+
+struct quantize_settings {
+    const char *out;
+    int mode;
+    const char *type;
+    double bpw;
+    const char *plan;
+    const char *method;
+    const char *scheme;
+    const char *profile;
+    struct cli_list texts, languages;
+    int64_t tokens;
+    struct cli_list eval_texts, eval_languages, gates;
+    int cache, activations;
+    int64_t seed;
+    int sensitivity;
+    const char *report;
+    bool dry_run, measure, export;
+    const char *prune, *mask;
+    int prune_by;
+    int64_t prune_step;
+    bool recover;
+};
+
+extern const struct cli_option quantize_options[];
+
+#endif

@@ -1,0 +1,44 @@
+/* quantise_work.h: what the files of the streaming quantiser share: one run and its strips. */
+#ifndef QUANTISE_WORK_H
+#define QUANTISE_WORK_H
+
+#include "compress/awq.h"
+#include "compress/gptq_source.h"
+#include "compress/prune_base.h"
+#include "compress/quantise.h"
+#include "compress/quantise_file.h"
+#include "hal/engine.h"
+
+struct quantise_work {
+    const struct quantise_options *options;
+    const struct plan *plan;
+    const struct gguf *base;        /* the plan's: pruned.gguf where it prunes, else opened */
+    const struct profile *profile;  /* of base */
+    struct gguf *opened;
+    struct prune_base pruned;
+    struct engine *engine;
+    struct engine *own;
+    struct awq *awq;
+    struct quantise_file *file;
+    struct gptq_source *source; /* NULL: no tensor wants gptq */
+    float *x, *y;   /* a strip and, when measured or fed back, its decoding */
+    float *h;       /* importance of the slice in work */
+    uint8_t *out;   /* the strip's blocks */
+    size_t strip_values;
+    uint32_t threads;
+    struct quantise_progress progress;
+    double error, energy; /* of the tensor in work */
+    struct fault *fault;
+};
+
+/* Tell the caller; ERR_CANCELLED when it wants to stop. */
+NODISCARD enum err quantise_tensor_report(struct quantise_work *w);
+/* Allocate the strips: the largest row must fit, else the cap says how many rows are taken at once. */
+NODISCARD enum err quantise_tensor_room(struct quantise_work *w);
+/* Whether tensor i goes over as it is. */
+bool quantise_tensor_is_copied(const struct quantise_work *w, uint32_t i);
+bool quantise_tensor_wants_gptq(const struct plan *p);
+/* Tensor i of the plan: decode, fold, encode, append; out is told what was really done. */
+NODISCARD enum err quantise_tensor_encode(struct quantise_work *w, uint32_t i, struct quantise_tensor *out);
+
+#endif
