@@ -443,11 +443,14 @@ static int quantize(struct cli_call *call)
         status = fail(j, e);
         goto out;
     }
+    if ((status = cli_engine_open(call, &j->engine)) != CLI_DONE)
+        goto out;
+    /* After the check of plugins, which forks: a child inherits the locks of threads that it lacks. */
     if (digest_task_open(call->operand[0], &j->digest)) {
         status = cli_fail(call, CLI_ENVIRONMENT, NULL, NULL, "no memory");
         goto out;
     }
-    if ((status = cli_engine_open(call, &j->engine)) != CLI_DONE || (status = take_profile(j)) != CLI_DONE ||
+    if ((status = take_profile(j)) != CLI_DONE ||
         (status = make_plan(j)) != CLI_DONE)
         goto out;
     status = j->settings->dry_run ? answer(j, NULL) : derive(j);

@@ -37,7 +37,7 @@ profile=$folder/profile.gguf
 # derive METHOD PLUGIN PATH THREADS: the digest
 derive() {
     run quantize "$model" -o "$scratch/out.gguf" --plan "$scratch/mixed.yaml" --method "$1" --profile "$profile" \
-        --plugin "$2" ${3:+--path "$3"} -t "$4" --quiet >/dev/null
+        --plugin "$2" ${3:+--path "$3"} -t "$4" --quiet >/dev/null || return 1
     sha256sum <"$scratch/out.gguf" | cut -d' ' -f1
 }
 plugins=${PLUGINS:-$(run plugins --json | jq -r '.plugins[] | select(.serving) | .name' | sort -u)}
