@@ -51,16 +51,12 @@ static enum err run_all(struct work *w)
     const struct calibrate_options *o = w->options;
     struct calibrate_progress progress = {.tokens_total = (uint64_t)w->windows->windows * w->context};
     for (uint32_t i = 0; i < w->windows->windows; i++) {
-        /* all outputs are wanted: the last layer may leave out rows that nobody asks for */
-        const struct model_run run = {.sequence = 0, .outputs = w->context, .count = w->context,
-                                      .tokens = w->windows->window[i].token};
         progress.language = w->windows->language[w->windows->window[i].language];
         if (o->part) {
             w->part = o->part[w->windows->window[i].language];
             w->part->chunks++;
         }
-        model_truncate(w->model, 0, 0);
-        enum err e = model_step(w->model, &run, 1);
+        enum err e = calibrate_windows_step(w->windows, i, w->model);
         if (!e)
             e = w->error;
         if (e)

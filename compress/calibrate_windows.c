@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LANGUAGES_MAX = 256, TEXT_BYTES_MAX = 1 << 30 };
+enum { LANGUAGES_MAX = 256, TEXT_BYTES_MAX = 1 << 30, HELD_EVERY = 8 };
 
 /* The tokens of all texts of one language, in the order given. */
 struct language {
@@ -218,4 +218,28 @@ void calibrate_windows_close(struct calibrate_windows *w)
     free(w->language);
     free(w->tokens);
     free(w);
+}
+
+uint32_t calibrate_windows_languages(const struct calibrate_text *text, uint32_t texts)
+{
+    uint32_t languages = 0;
+    for (uint32_t i = 0; i < texts; i++) {
+        bool is_new = true;
+        for (uint32_t k = 0; k < i; k++)
+            is_new = is_new && strcmp(text[k].language, text[i].language) != 0;
+        languages += is_new;
+    }
+    return languages ? languages : 1;
+}
+
+enum err calibrate_windows_step(const struct calibrate_windows *w, uint32_t i, struct model *m)
+{
+    const struct model_run run = {.outputs = w->context, .count = w->context, .tokens = w->window[i].token};
+    model_truncate(m, 0, 0);
+    return model_step(m, &run, 1);
+}
+
+bool calibrate_windows_is_held(uint32_t i)
+{
+    return i % HELD_EVERY == HELD_EVERY - 1;
 }

@@ -8,6 +8,7 @@
 #define CALIBRATE_WINDOWS_H
 
 #include "compress/calibrate.h"
+#include "model/model.h"
 #include "model/tokenizer.h"
 
 struct calibrate_window {
@@ -36,5 +37,15 @@ NODISCARD enum err calibrate_windows_open(const struct tokenizer *t, const struc
                                           bool balanced, uint64_t seed, struct calibrate_windows **out,
                                           struct fault *f);
 void calibrate_windows_close(struct calibrate_windows *w);
+
+/* Different languages of texts that all name one; at least 1. */
+uint32_t calibrate_windows_languages(const struct calibrate_text *text, uint32_t texts);
+
+/* Run window i alone; all outputs are wanted, for the last layer may leave out rows that nobody asks for. Errors: the
+ * model's. */
+NODISCARD enum err calibrate_windows_step(const struct calibrate_windows *w, uint32_t i, struct model *m);
+
+/* Every eighth window is not quantised with but judged by. */
+bool calibrate_windows_is_held(uint32_t i);
 
 #endif

@@ -15,7 +15,6 @@
 
 enum {
     BANDS = 8, /* passes at most, unless memory asks for more */
-    HELD_EVERY = 8,
     CONTEXT = 512,
     TOKENS_DEFAULT = 32768,
     PATH_BYTES = 4096,
@@ -198,18 +197,6 @@ static enum err choose_band(struct gptq_source *s, struct fault *f)
     return ERR_NONE;
 }
 
-static uint32_t languages_of(const struct gptq_source_options *o)
-{
-    uint32_t languages = 0;
-    for (uint32_t i = 0; i < o->texts; i++) {
-        bool is_new = true;
-        for (uint32_t k = 0; k < i; k++)
-            is_new = is_new && strcmp(o->text[k].language, o->text[i].language) != 0;
-        languages += is_new;
-    }
-    return languages ? languages : 1;
-}
-
 enum err gptq_source_open(const struct gptq_source_options *options, struct gptq_source **out,
                           struct fault *f)
 {
@@ -232,9 +219,9 @@ enum err gptq_source_open(const struct gptq_source_options *options, struct gptq
             context = trained;
     }
     if (!e) {
-        const uint64_t tokens = options->tokens ? options->tokens : TOKENS_DEFAULT / languages_of(options);
+        const uint64_t tokens = options->tokens ? options->tokens : TOKENS_DEFAULT / calibrate_windows_languages(options->text, options->texts);
         e = calibrate_windows_open(tokenizer, options->text, options->texts, context, tokens,
-                                   languages_of(options) > 1, options->plan->seed, &s->windows, f);
+                                   calibrate_windows_languages(options->text, options->texts) > 1, options->plan->seed, &s->windows, f);
     }
     tokenizer_close(tokenizer);
     if (e) {
@@ -325,11 +312,8 @@ static enum err list_inputs(struct gptq_source *s)
 static enum err run_windows(struct gptq_source *s, struct model *m)
 {
     for (uint32_t i = 0; i < s->windows->windows; i++) {
-        const struct model_run run = {.sequence = 0, .outputs = s->windows->context,
-                                      .count = s->windows->context, .tokens = s->windows->window[i].token};
-        s->is_held = i % HELD_EVERY == HELD_EVERY - 1;
-        model_truncate(m, 0, 0);
-        enum err e = model_step(m, &run, 1);
+        s->is_held = calibrate_windows_is_held(i);
+        enum err e = calibrate_windows_step(s->windows, i, m);
         if (!e)
             e = s->error;
         if (!e && s->options.progress && s->options.progress(s->options.progress_context))

@@ -12,7 +12,7 @@
 #include "hal/engine.h"
 #include "model/model.h"
 
-enum { CONTEXT = 512, TOKENS_DEFAULT = 16384, HELD_EVERY = 8, PIECE = 1 << 20 };
+enum { CONTEXT = 512, TOKENS_DEFAULT = 16384, PIECE = 1 << 20 };
 
 struct prune_source {
     struct prune_source_options options;
@@ -185,11 +185,8 @@ static void observe(void *context, const char *tensor, uint32_t part, const floa
 static enum err run_text(struct prune_source *s, struct model *m)
 {
     for (uint32_t i = 0; i < s->windows->windows; i++) {
-        const uint32_t context = s->windows->context;
-        const struct model_run run = {.outputs = context, .count = context, .tokens = s->windows->window[i].token};
-        s->sample = i % HELD_EVERY == HELD_EVERY - 1 ? HESSIAN_HELD : HESSIAN_TRAIN;
-        model_truncate(m, 0, 0);
-        enum err e = model_step(m, &run, 1);
+        s->sample = calibrate_windows_is_held(i) ? HESSIAN_HELD : HESSIAN_TRAIN;
+        enum err e = calibrate_windows_step(s->windows, i, m);
         if (!e)
             e = s->error;
         if (!e && s->options.progress && s->options.progress(s->options.progress_context))

@@ -118,17 +118,11 @@ static enum err cut_windows(struct work *w)
     double tokens = products_max / (values * (PROBES * w->groups + 1));
     const double most = o->tokens ? (double)o->tokens : TOKENS_DEFAULT;
     tokens = tokens > most ? most : tokens;
-    uint32_t languages = 0;
-    for (uint32_t i = 0; i < o->texts; i++) {
-        bool is_new = true;
-        for (uint32_t k = 0; k < i; k++)
-            is_new = is_new && strcmp(o->text[k].language, o->text[i].language) != 0;
-        languages += is_new;
-    }
+    const uint32_t languages = calibrate_windows_languages(o->text, o->texts);
     /* at least one window of each language */
-    while (context > 64 && languages && tokens / languages < context)
+    while (context > 64 && tokens / languages < context)
         context /= 2;
-    const uint64_t each = (uint64_t)(tokens / (languages ? languages : 1));
+    const uint64_t each = (uint64_t)(tokens / languages);
     return calibrate_windows_open(w->tokenizer, o->text, o->texts, context, each < context ? context : each,
                                   languages > 1, o->seed, &w->windows, w->fault);
 }
