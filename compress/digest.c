@@ -80,6 +80,7 @@ struct digest_task {
     pthread_t thread;
     char *path;
     atomic_bool gives_up;
+    atomic_bool is_done;
     bool is_joined;
     enum err error;
     char hex[DIGEST_HEX];
@@ -89,6 +90,7 @@ static void *task(void *context)
 {
     struct digest_task *t = context;
     t->error = hash_file(t->path, &t->gives_up, t->hex, NULL);
+    atomic_store(&t->is_done, true);
     return NULL;
 }
 
@@ -103,6 +105,11 @@ enum err digest_task_open(const char *path, struct digest_task **out)
         free(t->path);
     free(t);
     return ERR_MEMORY;
+}
+
+bool digest_task_is_done(const struct digest_task *t)
+{
+    return atomic_load(&t->is_done);
 }
 
 enum err digest_task_wait(struct digest_task *t, char hex[DIGEST_HEX])

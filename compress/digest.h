@@ -6,6 +6,7 @@
 #ifndef DIGEST_H
 #define DIGEST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -34,6 +35,7 @@ NODISCARD enum err digest_file(const char *path, char hex[DIGEST_HEX], uint64_t 
 /* The same beside other work, in a thread of its own. Open, wait once, close; close alone gives up. */
 struct digest_task;
 NODISCARD enum err digest_task_open(const char *path, struct digest_task **out);
+bool digest_task_is_done(const struct digest_task *t); /* waiting would not take time */
 NODISCARD enum err digest_task_wait(struct digest_task *t, char hex[DIGEST_HEX]);
 void digest_task_close(struct digest_task *t);
 

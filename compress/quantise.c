@@ -177,14 +177,18 @@ static enum err open_all(struct quantise_work *w, uint32_t *done)
     if (w->own)
         w->engine = w->own;
     w->threads = w->engine->host.threads;
+    w->engine_threads = w->engine->threads;
     if ((e = open_base(w)) || (e = check_options(w)))
         return e;
     if ((e = quantise_tensor_room(w)) || (e = identify(w, identity)))
         return e;
     if ((e = awq_open(w->plan, w->base, w->profile, w->engine, &w->awq)))
         return e;
-    e = quantise_file_open(o->out_path, w->plan, w->base, identity, &w->file, done, w->fault);
-    return e ? e : open_source(w, *done);
+    if ((e = quantise_file_open(o->out_path, w->plan, w->base, identity, &w->file, done, w->fault)))
+        return e;
+    if (o->base && w->engine_threads > 1)
+        (void)!engine_limit_threads(w->engine, w->engine_threads - 1); /* where it cannot, they share */
+    return open_source(w, *done);
 }
 
 static void release(struct quantise_work *w)
@@ -204,10 +208,24 @@ static void release(struct quantise_work *w)
 static void close_all(struct quantise_work *w)
 {
     release(w);
+    if (w->engine && w->engine->threads != w->engine_threads)
+        (void)!engine_limit_threads(w->engine, w->engine_threads);
     quantise_file_close(w->file);
     engine_close(w->own);
     prune_base_close(&w->pruned);
     gguf_close(w->opened);
+}
+
+enum err quantise_base_settle(struct quantise_work *w, bool is_last)
+{
+    const struct quantise_options *o = w->options;
+    if (!o->base || w->base_sha256[0] || !(is_last || digest_task_is_done(o->base)))
+        return ERR_NONE;
+    const enum err e = digest_task_wait(o->base, w->base_sha256);
+    if (e)
+        return fault_set(w->fault, e, "%s: %s", o->base_path, err_name(e));
+    (void)!engine_limit_threads(w->engine, w->engine_threads); /* as many as there were */
+    return quantise_file_base(w->file, w->base_sha256);
 }
 
 /* The judge may open models: what the encoding held is given back first. */
@@ -217,11 +235,11 @@ static enum err finish(struct quantise_work *w, struct quantise_result *r)
     release(w);
     gptq_source_discard(o->out_path);
     memcpy(r->base_sha256, w->plan->base_sha256, sizeof r->base_sha256);
-    enum err e = o->base ? digest_task_wait(o->base, r->base_sha256) : ERR_NONE;
+    enum err e = quantise_base_settle(w, true);
     if (e)
-        return fault_set(w->fault, e, "%s: %s", o->base_path, err_name(e));
-    if (o->base && (e = quantise_file_base(w->file, r->base_sha256)))
         return e;
+    if (o->base)
+        memcpy(r->base_sha256, w->base_sha256, sizeof r->base_sha256);
     e = quantise_file_finish(w->file, w->plan->variant_sha256, r->sha256, &r->bytes, w->fault);
     if (e)
         return e;

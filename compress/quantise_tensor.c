@@ -145,7 +145,8 @@ static enum err encode_strip(struct quantise_work *w, uint32_t i, uint32_t row, 
         return e;
     gguf_drop(w->base, data, rows * from->row_bytes);
     w->progress.bytes += rows * from->row_bytes;
-    return quantise_tensor_report(w);
+    e = quantise_base_settle(w, false);
+    return e ? e : quantise_tensor_report(w);
 }
 
 static enum err encode_tensor(struct quantise_work *w, uint32_t i)

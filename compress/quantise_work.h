@@ -26,10 +26,16 @@ struct quantise_work {
     uint8_t *out;   /* the strip's blocks */
     size_t strip_values;
     uint32_t threads;
+    uint32_t engine_threads;      /* that the engine came with */
+    char base_sha256[DIGEST_HEX]; /* "" until it is known, where it is computed beside the work */
     struct quantise_progress progress;
     double error, energy; /* of the tensor in work */
     struct fault *fault;
 };
+
+/* The digest of the base, once it is there or `is_last`: into the file, whose own digest waits for it. Until then
+ * a thread of the engine is left to it. */
+NODISCARD enum err quantise_base_settle(struct quantise_work *w, bool is_last);
 
 /* Tell the caller; ERR_CANCELLED when it wants to stop. */
 NODISCARD enum err quantise_tensor_report(struct quantise_work *w);

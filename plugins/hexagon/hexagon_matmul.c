@@ -44,17 +44,7 @@ static void lose_dsp(struct hexagon_dev *dev, int rc)
         host->log(4, text); /* LOG_WARNING */
 }
 
-static int is_sooner_on_dsp(const struct hexagon_dev *dev, const struct hexagon_shape *s)
-{
-    if (!dev->is_alive || x_bytes(1, s->cols) > dev->x_bytes ||
-        (size_t)s->rows * sizeof(float) > dev->y_bytes)
-        return 0;
-    const double work = (double)s->tokens * s->rows * s->cols;
-    const double calls = (double)((s->tokens + HEXAGON_TOKENS_MAX - 1) / HEXAGON_TOKENS_MAX);
-    return dev->is_forced || calls * dev->call_ns + work * dev->dsp_ns < work * dev->cpu_ns;
-}
-
-/* Tokens that the two rpcmem buffers take at once. */
+/* Tokens that one call takes: what the two rpcmem buffers hold; 0: not even one. */
 static uint32_t tokens_at_once(const struct hexagon_dev *dev, const struct hexagon_shape *s)
 {
     size_t n = dev->x_bytes / x_bytes(1, s->cols);
@@ -62,6 +52,16 @@ static uint32_t tokens_at_once(const struct hexagon_dev *dev, const struct hexag
     n = by_y < n ? by_y : n;
     n = n > HEXAGON_TOKENS_MAX ? HEXAGON_TOKENS_MAX : n;
     return n < s->tokens ? (uint32_t)n : s->tokens;
+}
+
+static int is_sooner_on_dsp(const struct hexagon_dev *dev, const struct hexagon_shape *s)
+{
+    const uint32_t step = tokens_at_once(dev, s);
+    if (!dev->is_alive || step == 0)
+        return 0;
+    const double work = (double)s->tokens * s->rows * s->cols;
+    const double calls = (double)((s->tokens + step - 1) / step);
+    return dev->is_forced || calls * dev->call_ns + work * dev->dsp_ns < work * dev->cpu_ns;
 }
 
 /* All tokens on the DSP, call by call; false once it has failed. */

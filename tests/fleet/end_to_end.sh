@@ -34,6 +34,9 @@ check "the remote benchmark ends with 0" [ $? -eq 0 ]
 check "every device measured prefill and decode" is "$SCRATCH/bench.json" \
     '[.bench[] | (.rows | length == 2) and ([.rows[].tok_s > 0] | all)] | length == 3 and all'
 check "telemetry of every device is stored" fleet_until 30 '[.records[].device] | unique | length == 3' telemetry --limit 1000
+check "telemetry of every device names the plugin that serves the committed variant" fleet_until 30 \
+    '[.records[] | select(.kind == "event" and .value.name == "plugin") | "\(.device) \(.value.text | split(" ")[0])"] | unique
+    | length >= 3 and ([.[] | split(" ")[1]] | unique - ["scalar", "vnni", "neon"] | length == 0)' telemetry --limit 100000
 check "no record is stored twice" fleet_holds '[.records[] | "\(.device) \(.epoch) \(.seq)"] | length == (unique | length)' telemetry --limit 100000
 check "the trail names the rollout" fleet_holds '[.decisions[] | select(.kind == "rollout")] | length >= 3' decisions
 say "$failures failures"
