@@ -3,55 +3,75 @@
 
 #include <string.h>
 
+/* Eight codes at a time, one to a byte. */
+static uint64_t load8(const uint8_t *p)
+{
+    uint64_t w;
+    memcpy(&w, p, sizeof w);
+    return w;
+}
+
+static void store8(uint8_t *p, uint64_t w)
+{
+    memcpy(p, &w, sizeof w);
+}
+
+/* Of each of 8 bytes the bits from `drop` on that mask keeps; drop + the bits of mask is 8 at most. */
+static uint64_t bits8(const uint8_t *p, unsigned drop, unsigned mask)
+{
+    return load8(p) >> drop & mask * 0x0101010101010101u;
+}
+
 /* Two bits of element i: with h = i / 128 and r = i % 128, at shift 2 (r / 32) of qs[32 h + r %
  * 32]. */
 static void get_pairs(const uint8_t *qs, uint8_t *code)
 {
-    for (int h = 0; h < 2; h++)
-        for (int r = 0; r < 128; r++)
-            code[128 * h + r] = qs[32 * h + r % 32] >> 2 * (r / 32) & 3;
+    for (unsigned h = 0; h < 2; h++)
+        for (unsigned r = 0; r < 128; r += 8)
+            store8(code + 128 * h + r, bits8(qs + 32 * h + r % 32, 2 * (r / 32), 3));
 }
 
 static void put_pairs(const uint8_t *code, unsigned drop, uint8_t *qs)
 {
-    memset(qs, 0, 64);
-    for (int h = 0; h < 2; h++)
-        for (int r = 0; r < 128; r++) {
-            const unsigned bits = code[128 * h + r] >> drop & 3u;
-            uint8_t *byte = &qs[32 * h + r % 32];
-            *byte = (uint8_t)(*byte | bits << 2 * (r / 32));
+    for (unsigned h = 0; h < 2; h++)
+        for (unsigned j = 0; j < 32; j += 8) {
+            uint64_t w = 0;
+            for (unsigned k = 0; k < 4; k++)
+                w |= bits8(code + 128 * h + 32 * k + j, drop, 3) << 2 * k;
+            store8(qs + 32 * h + j, w);
         }
 }
 
 /* Bit (i / 32) of mask[i % 32] is bit `bit` of element i. */
 static void get_mask(const uint8_t *mask, unsigned bit, uint8_t *code)
 {
-    for (int i = 0; i < 256; i++)
-        code[i] = (uint8_t)(code[i] | ((unsigned)mask[i % 32] >> (i / 32) & 1u) << bit);
+    for (unsigned i = 0; i < 256; i += 8)
+        store8(code + i, load8(code + i) | bits8(mask + i % 32, i / 32, 1) << bit);
 }
 
 static void put_mask(const uint8_t *code, unsigned bit, uint8_t *mask)
 {
-    memset(mask, 0, 32);
-    for (int i = 0; i < 256; i++)
-        mask[i % 32] = (uint8_t)(mask[i % 32] | (code[i] >> bit & 1u) << (i / 32));
+    for (unsigned j = 0; j < 32; j += 8) {
+        uint64_t w = 0;
+        for (unsigned k = 0; k < 8; k++)
+            w |= bits8(code + 32 * k + j, bit, 1) << k;
+        store8(mask + j, w);
+    }
 }
 
-/* Four bits of element i: byte 32 (i / 64) + i % 32, the low nibble when i / 32 is even. */
-static void get_nibbles(const uint8_t *qs, uint8_t *code)
+/* Four bits of element i: byte width (i / (2 width)) + i % width, the low nibble when i / width is even. */
+static void get_nibbles(const uint8_t *qs, unsigned width, uint8_t *code)
 {
-    for (int h = 0; h < 4; h++)
-        for (int j = 0; j < 32; j++) {
-            code[64 * h + j] = qs[32 * h + j] & 15;
-            code[64 * h + 32 + j] = qs[32 * h + j] >> 4;
-        }
+    for (unsigned i = 0; i < 256; i += 8)
+        store8(code + i, bits8(qs + i / (2 * width) * width + i % width, 4 * (i / width % 2), 15));
 }
 
-static void put_nibbles(const uint8_t *code, uint8_t *qs)
+static void put_nibbles(const uint8_t *code, unsigned width, uint8_t *qs)
 {
-    for (int h = 0; h < 4; h++)
-        for (int j = 0; j < 32; j++)
-            qs[32 * h + j] = (uint8_t)((code[64 * h + j] & 15) | (code[64 * h + 32 + j] & 15) << 4);
+    for (unsigned i = 0; i < 128; i += 8) {
+        const uint8_t *low = code + i / width * 2 * width + i % width;
+        store8(qs + i, bits8(low, 0, 15) | bits8(low + width, 0, 15) << 4);
+    }
 }
 
 /* Q2_K: scales[16]@0, qs[64]@16, d@80, dmin@82 */
@@ -149,47 +169,41 @@ static void put_k_scales(const struct block_scales *scales, uint8_t *block)
 /* Q4_K: qs[128]@16 */
 static void get_q4_k(const uint8_t *block, uint8_t *code)
 {
-    get_nibbles(block + 16, code);
+    get_nibbles(block + 16, 32, code);
 }
 
 static void put_q4_k(const uint8_t *code, uint8_t *block)
 {
-    put_nibbles(code, block + 16);
+    put_nibbles(code, 32, block + 16);
 }
 
 /* Q5_K: qh[32]@16, qs[128]@48 */
 static void get_q5_k(const uint8_t *block, uint8_t *code)
 {
-    get_nibbles(block + 48, code);
+    get_nibbles(block + 48, 32, code);
     get_mask(block + 16, 4, code);
 }
 
 static void put_q5_k(const uint8_t *code, uint8_t *block)
 {
-    put_nibbles(code, block + 48);
+    put_nibbles(code, 32, block + 48);
     put_mask(code, 4, block + 16);
 }
 
 /* Q6_K: ql[128]@0, qh[64]@128, int8 scales[16]@192, d@208 */
 static void get_q6_k(const uint8_t *block, uint8_t *code)
 {
-    get_pairs(block + 128, code);
-    for (int h = 0; h < 2; h++)
-        for (int r = 0; r < 128; r++) {
-            const unsigned low = (unsigned)block[64 * h + r % 64] >> 4 * (r / 64) & 15u;
-            code[128 * h + r] = (uint8_t)(low | (unsigned)code[128 * h + r] << 4);
-        }
+    uint8_t high[256];
+    get_pairs(block + 128, high);
+    get_nibbles(block, 64, code);
+    for (unsigned i = 0; i < 256; i += 8)
+        store8(code + i, load8(code + i) | load8(high + i) << 4);
 }
 
 static void put_q6_k(const uint8_t *code, uint8_t *block)
 {
     put_pairs(code, 4, block + 128);
-    memset(block, 0, 128);
-    for (int h = 0; h < 2; h++)
-        for (int r = 0; r < 128; r++) {
-            uint8_t *byte = &block[64 * h + r % 64];
-            *byte = (uint8_t)(*byte | (code[128 * h + r] & 15u) << 4 * (r / 64));
-        }
+    put_nibbles(code, 64, block);
 }
 
 static void get_q6_k_scales(const uint8_t *block, struct block_scales *out)

@@ -126,6 +126,12 @@ INLINE struct sums from_zero(struct sums s)
     return add_sums(s, (struct sums){vf_zero(), vf_zero(), vf_zero()});
 }
 
+/* x + shift; signed formats have no shift, and +0 would change no level. */
+INLINE VF shifted(uint32_t type, VF x, VF shift)
+{
+    return is_ranged(type) ? vf_add(x, shift) : x;
+}
+
 INLINE struct sums sums_of(uint32_t type, const struct format *f, const struct batch *b, int v,
                            VF shift, VF inverse)
 {
@@ -138,7 +144,7 @@ INLINE struct sums sums_of(uint32_t type, const struct format *f, const struct b
         {
             const VF x = vf_load(b->x + i * GROUPS + v * VF_LANES);
             const VF w = vf_load(b->w + i * GROUPS + v * VF_LANES);
-            const VF level = level_of(type, f, vf_mul(vf_add(x, shift), inverse));
+            const VF level = level_of(type, f, vf_mul(shifted(type, x, shift), inverse));
             const VF t = vf_mul(w, level);
             const struct sums more = {t, vf_mul(t, level), vf_mul(t, x)};
             leaf = i < 16 ? more : add_sums(leaf, more);
@@ -161,8 +167,9 @@ INLINE VF error_of(uint32_t type, const struct format *f, const struct batch *b,
         {
             const VF x = vf_load(b->x + i * GROUPS + v * VF_LANES);
             const VF w = vf_load(b->w + i * GROUPS + v * VF_LANES);
-            const VF level = level_of(type, f, vf_mul(vf_add(x, minimum), inverse));
-            const VF e = vf_sub(x, vf_sub(vf_mul(scale, level), minimum));
+            const VF level = level_of(type, f, vf_mul(shifted(type, x, minimum), inverse));
+            const VF value = vf_mul(scale, level);
+            const VF e = vf_sub(x, is_ranged(type) ? vf_sub(value, minimum) : value);
             const VF more = vf_mul(vf_mul(w, e), e);
             leaf = i < 16 ? more : vf_add(leaf, more);
         }
