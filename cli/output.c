@@ -103,6 +103,7 @@ void cli_note(const struct cli_call *call, const char *format, ...)
 {
     if (call->common.quiet)
         return;
+    (void)fflush(stdout); /* in order where both are one terminal; main() tells an error */
     va_list list;
     va_start(list, format);
     vfprintf(stderr, format, list);
