@@ -8,12 +8,13 @@
 
 #include "agent/agent.h"
 #include "compress/digest.h"
+#include "hal/ceiling.h"
 #include "hal/device.h"
 #include "hal/select.h"
 #include "protocol/hex.h"
 #include "protocol/message.h"
 
-enum { MEASURE_MS = 200, BIRTH_BYTES = 32 << 10 };
+enum { MEASURE_MS = 80, STREAM_BYTES = 64 << 20, STREAM_LEAST = 4 << 20, BIRTH_BYTES = 32 << 10 };
 
 static void digest_of(const char *file, uint8_t digest[32])
 {
@@ -31,10 +32,20 @@ static void set_text(char *out, size_t capacity, const char *text)
     out[bytes] = 0;
 }
 
+/* What is short of memory is measured on less of it. */
+static enum err measure(uint32_t threads, struct ceiling *out)
+{
+    enum err e;
+    size_t bytes = STREAM_BYTES;
+    while ((e = ceiling_measure(threads, bytes, MEASURE_MS, out)) == ERR_MEMORY && bytes > STREAM_LEAST)
+        bytes /= 2;
+    return e;
+}
+
 static void fill_probe(struct worker_self *w, struct message_probe *p)
 {
     struct device_info info;
-    struct device_speed speed;
+    struct ceiling speed;
     if (device_probe(NULL, &info))
         return;
     set_text(p->arch, sizeof p->arch, info.machine);
@@ -47,7 +58,7 @@ static void fill_probe(struct worker_self *w, struct message_probe *p)
     p->has_temperature = info.has_temperature != 0;
     p->has_energy = info.has_energy != 0;
     worker_beat(w, 0, 0);
-    if (device_measure(w->threads ? w->threads : info.threads, MEASURE_MS, &speed) == ERR_NONE) {
+    if (measure(w->threads ? w->threads : info.threads, &speed) == ERR_NONE) {
         p->read_gb_s = (float)speed.read_gbs;
         p->int8_gops = (float)speed.int8_gops;
     }

@@ -1,7 +1,5 @@
-/* ceiling.h: what this machine could reach at most, measured in the run that is to be judged by it.
- *
- * Longer and larger than device_measure(): the buffer is as large as what streams in the work that is judged,
- * because a smaller one would come from a cache.
+/* ceiling.h: what this machine could reach at most: for a device's birth, and in the run that is to be judged by it.
+ * There the buffer is as large as what streams in the work that is judged: a smaller one would come from a cache.
  */
 #ifndef CEILING_H
 #define CEILING_H

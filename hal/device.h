@@ -80,17 +80,6 @@ uint64_t device_memory_left(void);
  * Returns the number of bytes needed; text may be short. */
 size_t device_features(uint32_t features, char *text, size_t bytes);
 
-struct device_speed {
-    double read_gbs; /* streaming read of memory, best of the samples, threads together */
-    double
-        int8_gops; /* 10^9 8-bit multiply and add operations per second in registers, with the best
-                    * vector instruction of this CPU (AMX tiles not counted), threads together */
-};
-
-/* Measure for about limit_ms with threads threads. Allocates 64 MiB (less when memory is short).
- * Errors: ERR_MEMORY, ERR_ARGUMENT. */
-NODISCARD enum err device_measure(uint32_t threads, uint32_t limit_ms, struct device_speed *out);
-
 struct device_sensors {
     double temperature_c; /* the hottest thermal zone; NaN: none */
     double energy_j;      /* counter since an unknown start, sum of packages; NaN: none */

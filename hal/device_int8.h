@@ -1,4 +1,4 @@
-/* device_int8.h: loops that do nothing but 8-bit multiply-adds, for hal/device_speed.c. */
+/* device_int8.h: loops that do nothing but 8-bit multiply-adds, for hal/ceiling.c. */
 #ifndef DEVICE_INT8_H
 #define DEVICE_INT8_H
 

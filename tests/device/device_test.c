@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "hal/ceiling.h"
 #include "hal/device.h"
 
 static struct device_info probe(const struct device_source *source)
@@ -169,11 +170,13 @@ static void test_here(void)
 
 static void test_speed(void)
 {
-    struct device_speed speed;
-    CU_ASSERT_EQUAL(device_measure(2, 40, &speed), ERR_NONE);
+    struct ceiling speed;
+    CU_ASSERT_EQUAL(ceiling_measure(2, 8 << 20, 20, &speed), ERR_NONE);
     CU_ASSERT_TRUE(speed.read_gbs > 0.05 && speed.read_gbs < 5000);
     CU_ASSERT_TRUE(speed.int8_gops > 0.01 && speed.int8_gops < 1e6);
-    CU_ASSERT_EQUAL(device_measure(0, 40, &speed), ERR_ARGUMENT);
+    CU_ASSERT_TRUE(speed.tile_gops == 0 || speed.tile_gops > speed.int8_gops);
+    CU_ASSERT_EQUAL(ceiling_measure(0, 8 << 20, 20, &speed), ERR_ARGUMENT);
+    CU_ASSERT_EQUAL(ceiling_measure(2, 8 << 20, 0, &speed), ERR_ARGUMENT);
 }
 
 RUN_SUITE("device", {"Raspberry Pi 5 in a cgroup", test_pi5}, {"server", test_server},
