@@ -35,28 +35,52 @@ uint64_t decoder_shape(struct forward *f, struct decoder *d, const char *eps_key
     return (3ull * info->width + heads * d->head_dim + heads * d->value_dim) * 3 / 2;
 }
 
-void decoder_activations(struct forward *f, struct decoder *d)
+/* All but q and a. */
+static void open_stream(struct forward *f, struct decoder *d)
 {
     const struct model_info *info = &f->info;
     forward_activation(f, &d->x, info->width);
     forward_activation(f, &d->h, info->width);
-    forward_activation(f, &d->q, info->heads * d->head_dim);
     forward_activation(f, &d->k, info->kv_heads * d->head_dim);
     forward_activation(f, &d->v, info->kv_heads * d->value_dim);
-    forward_activation(f, &d->a, info->heads * d->value_dim);
 }
 
+void decoder_activations(struct forward *f, struct decoder *d)
+{
+    open_stream(f, d);
+    forward_activation(f, &d->q, f->info.heads * d->head_dim);
+    forward_activation(f, &d->a, f->info.heads * d->value_dim);
+}
+
+static uint32_t rows_to_hold(struct forward *f, uint64_t values, uint32_t cols, uint32_t least)
+{
+    const uint64_t rows = cols ? (values + cols - 1) / cols : 0;
+    if (rows > UINT32_MAX)
+        weights_fail(&f->weights, ERR_MEMORY, "no room for %u rows of attention and feed-forward", f->info.batch);
+    return rows > least ? (uint32_t)rows : least;
+}
+
+/* Of two that share memory the one is made that is multiplied by weights: engines make room for that. */
 static void open_slices(struct forward *f, struct decoder *d)
 {
-    const uint64_t row = (2ull * d->ffn + f->info.width) * sizeof(float);
-    const uint64_t fits = SLICE_BYTES / row / 16 * 16;
+    const struct model_info *info = &f->info;
+    const uint32_t q_cols = info->heads * d->head_dim, a_cols = info->heads * d->value_dim;
+    const uint64_t fits = SLICE_BYTES / ((2ull * d->ffn + info->width) * sizeof(float)) / 16 * 16;
+    struct hal_mat made;
     d->slice = fits < 32 ? 32 : (uint32_t)fits;
     d->slice = d->slice < SLICE_ROWS_MAX ? d->slice : SLICE_ROWS_MAX;
-    d->slice = d->slice < f->info.batch ? d->slice : f->info.batch;
-    weights_make(&f->weights, &d->gate, HAL_ACTIVATION, HAL_F32, d->slice, d->ffn);
-    weights_make(&f->weights, &d->up, HAL_ACTIVATION, HAL_F32, d->slice, d->ffn);
-    weights_make(&f->weights, &d->part, HAL_ACTIVATION, HAL_F32, d->slice, f->info.width);
-    f->info.arena_bytes += d->slice * row;
+    d->slice = d->slice < info->batch ? d->slice : info->batch;
+    const uint32_t gate_rows = rows_to_hold(f, (uint64_t)info->batch * q_cols, d->ffn, d->slice);
+    const uint32_t a_rows = rows_to_hold(f, (uint64_t)d->slice * d->ffn, a_cols, info->batch);
+    weights_make(&f->weights, &d->gate, HAL_ACTIVATION, HAL_F32, gate_rows, d->ffn);
+    forward_view(f, &d->q, &d->gate, q_cols);
+    weights_make(&f->weights, &made, HAL_ACTIVATION, HAL_F32, a_rows, a_cols);
+    forward_view(f, &d->a, &made, a_cols);
+    d->up = made;
+    d->up.cols = d->ffn;
+    weights_make(&f->weights, &d->part, HAL_ACTIVATION, HAL_F32, d->slice, info->width);
+    f->info.arena_bytes += ((uint64_t)gate_rows * d->ffn + (uint64_t)a_rows * a_cols +
+                            (uint64_t)d->slice * info->width) * sizeof(float);
 }
 
 /* in and out may be the same. */
@@ -113,7 +137,7 @@ void decoder_ends(struct forward *f, struct decoder *d)
 void decoder_open(struct forward *f, struct decoder *d)
 {
     decoder_ends(f, d);
-    decoder_activations(f, d);
+    open_stream(f, d);
     open_slices(f, d);
 }
 

@@ -14,7 +14,7 @@ struct decoder {
     struct forward_rope rope; /* opened by the family */
     struct hal_mat x, h;      /* the residual stream and what is added to it: width */
     struct hal_mat q, k, v, a;
-    struct hal_mat gate, up;  /* [slice, ffn] */
+    struct hal_mat gate, up;  /* [slice, ffn]; after decoder_open in the memory of q and a */
     struct hal_mat part;      /* [slice, width] rows of a slice, in and out of the feed-forward network */
     uint32_t slice;           /* rows that pass it at once */
 };
@@ -50,7 +50,7 @@ __attribute__((format(printf, 6, 7))) void decoder_qkv(struct forward *f, const 
 struct hal_attend decoder_geometry(const struct forward *f, const struct decoder *d);
 
 /* x += the network of h, which is spent: as many rows at a time as a slice has, because its inner width is
- * several times that of all else and would be most of the arena. */
+ * several times that of all else and would be most of the arena. q is spent too, and a where there is up. */
 void decoder_feed(struct forward *f, struct decoder *d, const struct decoder_ffn *ffn);
 
 /* RMS norm of each head of m by w [1, head_dim]; w->mem NULL: nothing to do. */

@@ -5,15 +5,27 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Its rows are those of the step. */
+static void follow(struct forward *f, struct hal_mat *m)
+{
+    if (f->activations == FORWARD_ACTIVATIONS_MAX)
+        weights_fail(&f->weights, ERR_FULL, "more activations than a step may have");
+    else
+        f->activation[f->activations++] = m;
+}
+
 void forward_activation(struct forward *f, struct hal_mat *m, uint32_t cols)
 {
-    if (f->activations == FORWARD_ACTIVATIONS_MAX) {
-        weights_fail(&f->weights, ERR_FULL, "more activations than a step may have");
-        return;
-    }
     weights_make(&f->weights, m, HAL_ACTIVATION, HAL_F32, f->info.batch, cols);
     f->info.arena_bytes += (uint64_t)f->info.batch * cols * sizeof(float);
-    f->activation[f->activations++] = m;
+    follow(f, m);
+}
+
+void forward_view(struct forward *f, struct hal_mat *m, const struct hal_mat *of, uint32_t cols)
+{
+    *m = *of;
+    m->cols = cols;
+    follow(f, m);
 }
 
 /* YaRN: slow pairs are stretched, fast ones stay, between them a ramp. Source: arXiv:2309.00071. */

@@ -49,6 +49,8 @@ struct forward {
 
 /* Activation of the step, cols wide, released with the model. m must stay where it is. */
 void forward_activation(struct forward *f, struct hal_mat *m, uint32_t cols);
+/* The same in the memory of another, which holds batch rows of cols. */
+void forward_view(struct forward *f, struct hal_mat *m, const struct hal_mat *of, uint32_t cols);
 
 /* Rotary positions by the architecture's keys rope.freq_base, rope.scaling.* and tensor rope_freqs.weight.
  * base 0: read it. Fails the weights where a scaling is unknown. */

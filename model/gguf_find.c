@@ -86,7 +86,8 @@ void gguf_drop(const struct gguf *g, const void *data, size_t bytes)
     if (!g->mapped || bytes == 0)
         return;
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    const uintptr_t start = ((uintptr_t)data + page - 1) / page * page;
+    /* the first page is the last piece's as well, which could not drop it: pieces are read in order */
+    const uintptr_t start = (uintptr_t)data / page * page;
     const uintptr_t end = ((uintptr_t)data + bytes) / page * page;
     if (end > start)
         (void)madvise((void *)start, end - start, MADV_DONTNEED); /* only advice */

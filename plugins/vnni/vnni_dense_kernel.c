@@ -91,7 +91,7 @@ INLINE void row_q3_scales(const uint8_t *panel, uint32_t g, int half, VF scale[2
 {
     VI pair, minimum;
     unpack_pair_scales(HAL_Q3_K, panel, g, half, &pair, &minimum);
-    const VF d = vf_from_f16(panel + 1728 + 16 * half);
+    const VF d = vf_from_f16(unpack_factor(panel, 1728) + 16 * half);
     scale[0] = vf_mul(d, vf_from_32(vi_sar32(vi_shl32(pair, 16), 16)));
     scale[1] = vf_mul(d, vf_from_32(vi_sar32(pair, 16)));
 }

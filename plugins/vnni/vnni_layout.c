@@ -10,8 +10,8 @@
     }
 #define LARGE(bytes_, ...)                                                                         \
     {                                                                                              \
-        .values = 256, .bytes = (bytes_), .cell_blocks = 1,                                        \
-        .cell_bytes = (16 * (bytes_) + 63) / 64 * 64, .fields = {__VA_ARGS__}                      \
+        .values = 256, .bytes = (bytes_), .cell_blocks = 1, .cell_bytes = 16 * (bytes_),           \
+        .fields = {__VA_ARGS__}                                                                    \
     }
 
 /* { source, unit, units } */
@@ -53,7 +53,8 @@ size_t vnni_layout_panel_bytes(uint32_t type, uint32_t cols)
     if (cols % layout->values != 0)
         return 0;
     const size_t blocks = cols / layout->values;
-    return (blocks + layout->cell_blocks - 1) / layout->cell_blocks * layout->cell_bytes;
+    const size_t cells = (blocks + layout->cell_blocks - 1) / layout->cell_blocks;
+    return (cells * layout->cell_bytes + 63) / 64 * 64;
 }
 
 /* From bit 4 j + b of the word to bit j of byte b, and back. */
@@ -106,6 +107,11 @@ static void copy_permuted(const uint8_t *from, uint8_t *to, int is_back)
     memcpy(to, &word, sizeof word);
 }
 
+static int is_last(const struct vnni_layout *layout, uint32_t field)
+{
+    return field + 1 == VNNI_FIELDS || layout->fields[field + 1].units == 0;
+}
+
 /* Both directions: host is written when is_back, else the panel. */
 static void move_row(uint32_t type, uint32_t cols, uint8_t *host, uint8_t *panel, uint32_t r,
                      int is_back)
@@ -114,12 +120,15 @@ static void move_row(uint32_t type, uint32_t cols, uint8_t *host, uint8_t *panel
     const uint32_t blocks = cols / layout->values;
     for (uint32_t block = 0; block < blocks; block++) {
         uint8_t *source = host + (size_t)block * layout->bytes;
-        uint8_t *field_start = panel + (size_t)(block / layout->cell_blocks) * layout->cell_bytes;
+        const size_t cell = (size_t)(block / layout->cell_blocks) * layout->cell_bytes;
+        const size_t turned = cell % 64; /* bytes of the last field, which then comes first */
+        uint8_t *field_start = panel + cell + turned;
         const uint32_t place = block % layout->cell_blocks;
         for (uint32_t f = 0; f < VNNI_FIELDS && layout->fields[f].units != 0; f++) {
             const struct vnni_field field = layout->fields[f];
             const size_t field_bytes = (size_t)field.unit * field.units * VNNI_ROWS;
-            uint8_t *inside = field_start + place * field_bytes + (size_t)r * field.unit;
+            uint8_t *start = turned != 0 && is_last(layout, f) ? panel + cell : field_start;
+            uint8_t *inside = start + place * field_bytes + (size_t)r * field.unit;
             uint8_t *outside = source + field.source;
             const size_t stride = (size_t)field.unit * VNNI_ROWS;
             if (layout->is_permuted && f == 1)

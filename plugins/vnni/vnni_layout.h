@@ -3,9 +3,10 @@
  * A matrix is cut into panels of 16 rows (the last one padded with zero blocks) and a panel into cells:
  * one block of 256 columns, or two blocks of 32. Within a cell each field of the block becomes
  * [block of the cell][unit][16 rows], a unit being 4 bytes of codes, 2 of an F16, 1 or 2 of packed scales,
- * so that one vector load holds the same columns of 16 rows. No byte is added but the padding of a cell
- * to 64: the resident copy is the only one and as large as the file. F32, F16 and BF16 are
- * [column][16 rows].
+ * so that one vector load holds the same columns of 16 rows. A cell of Q3_K or Q6_K is an odd multiple of
+ * 32 bytes: every second one of a panel begins with its last field, 32 bytes of F16, so that its codes stay
+ * aligned to 64. No byte is added but the padding of a panel to 64: the resident copy is the only one and
+ * as large as the file. F32, F16 and BF16 are [column][16 rows].
  *
  * The high bits of Q5_0 and Q5_1 are also permuted within their 4 bytes: bit j of byte b is that of
  * column 4 j + b.
@@ -28,7 +29,7 @@ struct vnni_layout {
     uint32_t values;       /* columns of a block */
     uint32_t bytes;        /* of a block in the file */
     uint32_t cell_blocks;  /* blocks of a cell */
-    uint32_t cell_bytes;   /* of 16 rows, a multiple of 64 */
+    uint32_t cell_bytes;   /* of 16 rows, a multiple of 32 */
     uint32_t is_permuted;  /* field 1 is Q5_0's high bits */
     struct vnni_field fields[VNNI_FIELDS];
 };

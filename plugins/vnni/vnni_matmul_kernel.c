@@ -208,7 +208,7 @@ INLINE VF add_pair(uint32_t type, const uint8_t *cell, uint32_t g, int half, con
     const VF total = vf_from_32(vi_dot16(vi_pair16(sum[0], sum[1]), scale));
     const VF x_scale = vf_set(info[VNNI_SCALE]);
     if (type == HAL_Q3_K)
-        return vf_fma(vf_mul(total, vf_from_f16(cell + 1728 + 16 * half)), x_scale, y);
+        return vf_fma(vf_mul(total, vf_from_f16(unpack_factor(cell, 1728) + 16 * half)), x_scale, y);
     int32_t sums;
     memcpy(&sums, info + VNNI_PAIR, sizeof sums);
     const VF least = vf_from_32(vi_dot16(minimum, vi_set32(sums)));

@@ -39,14 +39,26 @@ INLINE uint32_t unpack_cell_bytes(uint32_t type)
     case HAL_Q5_1: return 768;
     case HAL_Q8_0: return 1088;
     case HAL_Q2_K: return 1344;
-    case HAL_Q3_K: return 1792;
+    case HAL_Q3_K: return 1760;
     case HAL_Q4_K: return 2304;
     case HAL_Q5_K: return 2816;
-    case HAL_Q6_K: return 3392;
+    case HAL_Q6_K: return 3360;
     case HAL_IQ4_XS:
     case HAL_NF4: return 2176;
     default: return 576; /* Q4_0, IQ4_NL */
     }
+}
+
+/* Where the codes of a cell begin, and its F16 scales that come behind `bytes` of codes, or before them in
+ * every second cell of Q3_K and Q6_K, which then is 32 bytes off: panels are aligned to 64. */
+INLINE const uint8_t *unpack_body(uint32_t type, const uint8_t *cell)
+{
+    return type == HAL_Q3_K || type == HAL_Q6_K ? cell + ((uintptr_t)cell & 32) : cell;
+}
+
+INLINE const uint8_t *unpack_factor(const uint8_t *cell, size_t bytes)
+{
+    return ((uintptr_t)cell & 32) != 0 ? cell : cell + bytes;
 }
 
 /* How many scales and minimums a group of 32 columns has. */
@@ -196,7 +208,7 @@ INLINE void unpack_q3(const uint8_t *cell, uint32_t g, int half, int32_t bias, V
 INLINE void unpack_codes(uint32_t type, const uint8_t *cell, uint32_t g, int half, int32_t bias,
                          VI w[8])
 {
-    const uint8_t *p = cell + 32 * half;
+    const uint8_t *p = unpack_body(type, cell) + 32 * half;
     switch (type) {
     case HAL_Q4_0: unpack_split(p + 256 * g, bias - 8, w); break;
     case HAL_Q4_1: unpack_split(p + 256 * g, bias, w); break;
@@ -277,7 +289,9 @@ INLINE void unpack_scales(uint32_t type, const uint8_t *cell, uint32_t g, int ha
             minimum[b] = vf_mul(vf_from_f16(halves + 1312), vf_from_32(m));
         }
         break;
-    case HAL_Q3_K: scale[0] = vf_fnma(vf_from_f16(halves + 1728), vf_set(1.0f), zero); break;
+    case HAL_Q3_K:
+        scale[0] = vf_fnma(vf_from_f16(unpack_factor(cell, 1728) + 16 * half), vf_set(1.0f), zero);
+        break;
     case HAL_Q4_K:
         unpack_k4_scales(bytes + 2048, g, &s, &m);
         scale[0] = vf_mul(vf_from_f16(halves + 2240), vf_from_32(s));
@@ -290,8 +304,8 @@ INLINE void unpack_scales(uint32_t type, const uint8_t *cell, uint32_t g, int ha
         break;
     case HAL_Q6_K:
         for (uint32_t b = 0; b < 2; b++) {
-            s = vi_signed_bytes_to_32(bytes + 3072 + 16 * (2 * g + b));
-            scale[b] = vf_mul(vf_from_f16(halves + 3328), vf_from_32(s));
+            s = vi_signed_bytes_to_32(unpack_body(type, cell) + 8 * half + 3072 + 16 * (2 * g + b));
+            scale[b] = vf_mul(vf_from_f16(unpack_factor(cell, 3328) + 16 * half), vf_from_32(s));
         }
         break;
     case HAL_IQ4_XS:
@@ -336,7 +350,7 @@ INLINE int32_t unpack_offset(uint32_t type)
 INLINE void unpack_pair_codes(uint32_t type, const uint8_t *cell, uint32_t g, int half, int32_t less,
                               VI w[8])
 {
-    const uint8_t *p = cell + 32 * half;
+    const uint8_t *p = unpack_body(type, cell) + 32 * half;
     for (int j = 0; j < 8; j++) {
         const VI v = vi_load(p + 512 * (g / 4) + 64 * j);
         w[j] = vi_and(g % 4 == 0 ? v : vi_shr16(v, 2 * (g % 4)), vi_set8(3));
@@ -355,7 +369,7 @@ INLINE void unpack_pair_scales(uint32_t type, const uint8_t *cell, uint32_t g, i
                                VI *minimum)
 {
     if (type == HAL_Q3_K) {
-        *scale = vi_sub16(unpack_q3_pair(cell, g, half), vi_set32(0x00200020));
+        *scale = vi_sub16(unpack_q3_pair(unpack_body(type, cell), g, half), vi_set32(0x00200020));
         *minimum = vi_zero();
         return;
     }
