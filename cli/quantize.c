@@ -8,12 +8,14 @@
 
 #include "cli/leave_one_out.h"
 #include "cli/quantize_options.h"
+#include "cli/rotated.h"
 #include "cli/texts.h"
 #include "compress/calibrate.h"
 #include "compress/digest.h"
 #include "compress/prune_base.h"
 #include "compress/report.h"
 #include "compress/resident.h"
+#include "compress/rotate.h"
 #include "hal/block.h"
 #include "hal/engine.h"
 #include "model/gguf.h"
@@ -26,6 +28,8 @@ struct job {
     const struct quantize_settings *settings;
     struct recipe recipe;
     struct engine *engine;
+    const char *base_path; /* the operand, or what --rotate made of it */
+    char rotated_path[ROTATED_PATH];
     struct gguf *base;
     struct profile *profile;
     struct prune_base pruned; /* with --prune: what the plan is made for */
@@ -82,72 +86,6 @@ static void end_stage(struct job *j, const char *name)
     j->stage_s = now;
 }
 
-static int take_prune(struct job *j)
-{
-    const struct quantize_settings *s = j->settings;
-    struct recipe_prune *p = &j->recipe.prune;
-    if ((s->prune && recipe_prune_parse(s->prune, p, &j->fault)) || (s->mask && recipe_mask_parse(s->mask, p, &j->fault)))
-        return cli_fail(j->call, CLI_USAGE, NULL, NULL, "%s", j->fault.text);
-    if (s->prune_by >= 0)
-        p->by = RECIPE_MAGNITUDE + (uint32_t)s->prune_by;
-    if (s->prune_step > 0)
-        p->multiple = (uint32_t)s->prune_step;
-    p->is_recovered = p->is_recovered || s->recover;
-    if (!recipe_prunes(p) && (s->recover || s->prune_by >= 0 || s->prune_step > 0))
-        return cli_fail(j->call, CLI_USAGE, NULL, NULL, "expected --prune with --prune-by, --prune-step and --recover");
-    return CLI_DONE;
-}
-
-static int take_recipe(struct job *j)
-{
-    static const uint32_t cache_types[] = {HAL_F16, HAL_Q8_0, HAL_Q4_0}, activation_bits[] = {16, 8, 4};
-    const struct quantize_settings *s = j->settings;
-    struct recipe *r = &j->recipe;
-    recipe_default(r);
-    if ((s->mode >= 0) + (s->type != NULL) + (s->bpw > 0) + (s->scheme != NULL) + s->export > 1)
-        return cli_fail(j->call, CLI_USAGE, NULL, NULL,
-                        "expected only one of --mode, --type, --bpw, --scheme and --export");
-    if (s->plan) {
-        const enum err e = recipe_load(s->plan, r, &j->fault);
-        if (e)
-            return fail(j, e);
-    }
-    if (s->mode >= 0)
-        r->goal = RECIPE_ACCURACY + (uint32_t)s->mode;
-    if (s->bpw > 0) {
-        r->goal = RECIPE_BPW;
-        r->bpw = s->bpw;
-    }
-    if (s->type) {
-        const struct block_type *t = block_type_by_name(s->type);
-        if (!t)
-            return cli_fail(j->call, CLI_USAGE, NULL, "--type", "'%s' is no type: tare quantize --help names them", s->type);
-        r->goal = RECIPE_TYPE;
-        r->type = t->type;
-    }
-    if (s->export)
-        r->goal = RECIPE_EXPORT;
-    if (s->cache >= 0)
-        r->cache_type = cache_types[s->cache];
-    if (s->activations >= 0)
-        r->activation_bits = activation_bits[s->activations];
-    if (s->method && (r->method = recipe_method_parse(s->method)) >= RECIPE_SCHEME)
-        return cli_fail(j->call, CLI_USAGE, NULL, "--method",
-                        "'%s': expected rtn, search, awq, gptq, gptq+awq or cascade", s->method);
-    if (s->scheme) {
-        if (s->method || scheme_parse(s->scheme, &r->scheme, &j->fault))
-            return cli_fail(j->call, CLI_USAGE, NULL, "--scheme", "%s",
-                            j->fault.text[0] ? j->fault.text : "is a method: expected no --method beside it");
-        r->method = RECIPE_SCHEME;
-    }
-    if (s->profile)
-        snprintf(r->profile, sizeof r->profile, "%s", s->profile);
-    if (s->seed)
-        r->seed = (uint64_t)s->seed;
-    const int status = take_prune(j);
-    return status == CLI_DONE ? take_texts(j) : status;
-}
-
 static int show_tokens(void *context, const struct calibrate_progress *p)
 {
     progress_update(context, (double)p->tokens, p->language);
@@ -194,7 +132,7 @@ static int take_profile(struct job *j)
         return fail(j, e);
     progress_open(&progress, j->call, "calibrate", "tokens", 0);
     const struct calibrate_options o = {
-        .base_path = j->call->operand[0],
+        .base_path = j->base_path,
         .engine = j->engine,
         .text = j->texts.text,
         .texts = j->texts.count,
@@ -209,11 +147,6 @@ static int take_profile(struct job *j)
     return e ? fail(j, e) : CLI_DONE;
 }
 
-static bool is_left_out(const struct job *j)
-{
-    return j->settings->sensitivity == 1;
-}
-
 static int show_pruning(void *context)
 {
     struct progress *p = context;
@@ -226,7 +159,7 @@ static enum err prune(struct job *j)
 {
     struct progress progress;
     progress_open(&progress, j->call, "prune", "steps", 0);
-    const struct prune_base_options o = {.base_path = j->call->operand[0],
+    const struct prune_base_options o = {.base_path = j->base_path,
                                          .base_sha256 = j->base_sha256,
                                          .out_path = j->settings->out,
                                          .want = &j->recipe.prune,
@@ -255,17 +188,17 @@ static enum err measure(struct job *j, const struct gguf *base, const struct pro
 {
     const struct recipe *r = &j->recipe;
     struct progress progress;
-    if (is_left_out(j) && (j->texts.count == 0 || (r->goal != RECIPE_BPW && r->goal > RECIPE_COMPRESSION)))
+    if (j->recipe.is_left_out && (j->texts.count == 0 || (r->goal != RECIPE_BPW && r->goal > RECIPE_COMPRESSION)))
         return fault_set(&j->fault, ERR_ARGUMENT,
-                         "--sensitivity leave-one-out: expected --bpw or --mode, and --text or --language");
-    if (r->goal != RECIPE_BPW && !is_left_out(j))
+                         "sensitivity leave-one-out: expected --bpw or --mode, and --text or --language");
+    if (r->goal != RECIPE_BPW && !j->recipe.is_left_out)
         return ERR_NONE;
     progress_open(&progress, j->call, "measure", "tensors", gguf_tensors(base));
     enum err e = plan_errors_measure(base, profile, j->engine, r->method, SAMPLE_ROWS, show_tensors, &progress,
                                      &j->errors, &j->fault);
     progress_close(&progress, e == ERR_NONE);
     end_stage(j, "measure");
-    if (e || !is_left_out(j) || (e = check_memory(j, "leave one out", 2 * gguf_bytes(base))))
+    if (e || !j->recipe.is_left_out || (e = check_memory(j, "leave one out", 2 * gguf_bytes(base))))
         return e;
     const struct sensitivity_options o = {.base_path = gguf_path(base),
                                           .base_sha256 = j->base_sha256,
@@ -282,9 +215,29 @@ static enum err measure(struct job *j, const struct gguf *base, const struct pro
     return e;
 }
 
+/* The rotated base is the base of everything that follows but of what the result is measured against. */
+static int rotate(struct job *j)
+{
+    char reason[GGUF_REASON_BYTES] = "";
+    enum err e = check_memory(j, "rotate", rotate_bytes(j->base));
+    if (e)
+        return fail(j, e);
+    const int status = rotated_make(j->call, j->engine, j->base, j->settings->out, &j->recipe, j->rotated_path);
+    if (status != CLI_DONE)
+        return status;
+    gguf_close(j->base);
+    j->base = NULL;
+    j->base_path = j->rotated_path;
+    end_stage(j, "rotate");
+    if (!(e = gguf_open(j->base_path, &j->base, reason)))
+        return CLI_DONE;
+    fault_set(&j->fault, e, "%s", reason);
+    return fail(j, e);
+}
+
 static int make_plan(struct job *j)
 {
-    const char *path = j->call->operand[0];
+    const char *path = j->base_path;
     const struct recipe *r = &j->recipe;
     const struct plan_device device = {.has_nf4 = j->engine->caps.types >> HAL_NF4 & 1};
     const struct gguf *base = j->base;
@@ -296,7 +249,7 @@ static int make_plan(struct job *j)
         !r->base_sha256[0] && !j->profile && j->texts.count == 0 && !j->settings->dry_run && !prunes;
     enum err e = ERR_NONE;
     memcpy(j->base_sha256, DIGEST_LATER, sizeof j->base_sha256);
-    const bool is_early = prunes || is_left_out(j);
+    const bool is_early = prunes || j->recipe.is_left_out;
     if (is_early && (e = digest_task_wait(j->digest, j->base_sha256)))
         fault_set(&j->fault, e, "%s: cannot be read", path);
     if (!e && prunes && !(e = prune(j))) {
@@ -392,7 +345,7 @@ static int derive(struct job *j)
     if (j->eval_texts.count && check_memory(j, "evaluate", gguf_bytes(j->base) + j->plan->variant_bytes))
         return fail(j, ERR_ARGUMENT);
     progress_open(&progress, j->call, "quantise", "bytes", total);
-    const struct quantise_options o = {.base_path = j->call->operand[0],
+    const struct quantise_options o = {.base_path = j->base_path,
                                        .out_path = s->out,
                                        .plan = j->plan,
                                        .base = strcmp(j->base_sha256, DIGEST_LATER) == 0 ? j->digest : NULL,
@@ -434,10 +387,13 @@ static int quantize(struct cli_call *call)
     j->settings = call->settings;
     j->stage_s = now_s();
     j->report.sensitivity = "names";
-    int status = take_recipe(j);
+    int status = quantize_options_recipe(call, j->settings, &j->recipe);
+    if (status == CLI_DONE)
+        status = take_texts(j);
     if (status != CLI_DONE)
         goto out;
-    const enum err e = gguf_open(call->operand[0], &j->base, reason);
+    j->base_path = call->operand[0];
+    const enum err e = gguf_open(j->base_path, &j->base, reason);
     if (e) {
         fault_set(&j->fault, e, "%s", reason);
         status = fail(j, e);
@@ -445,8 +401,10 @@ static int quantize(struct cli_call *call)
     }
     if ((status = cli_engine_open(call, &j->engine)) != CLI_DONE)
         goto out;
+    if (j->settings->rotate && (status = rotate(j)) != CLI_DONE)
+        goto out;
     /* After the check of plugins, which forks: a child inherits the locks of threads that it lacks. */
-    if (digest_task_open(call->operand[0], &j->digest)) {
+    if (digest_task_open(j->base_path, &j->digest)) {
         status = cli_fail(call, CLI_ENVIRONMENT, NULL, NULL, "no memory");
         goto out;
     }
@@ -457,6 +415,8 @@ static int quantize(struct cli_call *call)
 out:
     if (j->pruned.gguf && j->settings->dry_run)
         prune_file_discard(j->settings->out);
+    if (j->rotated_path[0] && (status == CLI_DONE || j->settings->dry_run))
+        rotate_file_discard(j->settings->out);
     prune_base_close(&j->pruned);
     plan_close(j->plan);
     plan_errors_close(j->errors);

@@ -1,6 +1,9 @@
 #include "cli/quantize_options.h"
 
 #include <stddef.h>
+#include <stdio.h>
+
+#include "hal/block.h"
 
 const struct cli_option quantize_options[] = {
     {.letter = 'o', .name = "output", .kind = CLI_TEXT, .value = "OUT.gguf", .is_required = true,
@@ -61,6 +64,73 @@ const struct cli_option quantize_options[] = {
      .help = "solve again what stays, on --text (then the file is this machine's)"},
     {.name = "mask", .kind = CLI_TEXT, .value = "SHARE", .offset = offsetof(struct quantize_settings, mask),
      .help = "50% or 2:4 of single weights become 0: NO smaller and NO faster file"},
+    {.name = "rotate", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, rotate),
+     .help = "the base is rotated by --seed first, with the same function: NO better with blocks, see BENCHMARKS.md"},
     {.name = "dry-run", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, dry_run),
      .help = "print the plan and the exact size, write nothing"},
     {.name = NULL}};
+
+static int take_prune(struct cli_call *call, const struct quantize_settings *s, struct recipe_prune *p)
+{
+    struct fault f = {""};
+    if ((s->prune && recipe_prune_parse(s->prune, p, &f)) || (s->mask && recipe_mask_parse(s->mask, p, &f)))
+        return cli_fail(call, CLI_USAGE, NULL, NULL, "%s", f.text);
+    if (s->prune_by >= 0)
+        p->by = RECIPE_MAGNITUDE + (uint32_t)s->prune_by;
+    if (s->prune_step > 0)
+        p->multiple = (uint32_t)s->prune_step;
+    p->is_recovered = p->is_recovered || s->recover;
+    if (!recipe_prunes(p) && (s->recover || s->prune_by >= 0 || s->prune_step > 0))
+        return cli_fail(call, CLI_USAGE, NULL, NULL, "expected --prune with --prune-by, --prune-step and --recover");
+    return CLI_DONE;
+}
+
+int quantize_options_recipe(struct cli_call *call, const struct quantize_settings *s, struct recipe *r)
+{
+    struct fault f = {""};
+    static const uint32_t cache_types[] = {HAL_F16, HAL_Q8_0, HAL_Q4_0}, activation_bits[] = {16, 8, 4};
+    recipe_default(r);
+    if ((s->mode >= 0) + (s->type != NULL) + (s->bpw > 0) + (s->scheme != NULL) + s->export > 1)
+        return cli_fail(call, CLI_USAGE, NULL, NULL,
+                        "expected only one of --mode, --type, --bpw, --scheme and --export");
+    if (s->plan) {
+        const enum err e = recipe_load(s->plan, r, &f);
+        if (e)
+            return cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s", f.text[0] ? f.text : cli_sentence(e));
+    }
+    if (s->mode >= 0)
+        r->goal = RECIPE_ACCURACY + (uint32_t)s->mode;
+    if (s->bpw > 0) {
+        r->goal = RECIPE_BPW;
+        r->bpw = s->bpw;
+    }
+    if (s->type) {
+        const struct block_type *t = block_type_by_name(s->type);
+        if (!t)
+            return cli_fail(call, CLI_USAGE, NULL, "--type", "'%s' is no type: tare quantize --help names them", s->type);
+        r->goal = RECIPE_TYPE;
+        r->type = t->type;
+    }
+    if (s->export)
+        r->goal = RECIPE_EXPORT;
+    if (s->cache >= 0)
+        r->cache_type = cache_types[s->cache];
+    if (s->activations >= 0)
+        r->activation_bits = activation_bits[s->activations];
+    if (s->method && (r->method = recipe_method_parse(s->method)) >= RECIPE_SCHEME)
+        return cli_fail(call, CLI_USAGE, NULL, "--method",
+                        "'%s': expected rtn, search, awq, gptq, gptq+awq or cascade", s->method);
+    if (s->scheme) {
+        if (s->method || scheme_parse(s->scheme, &r->scheme, &f))
+            return cli_fail(call, CLI_USAGE, NULL, "--scheme", "%s",
+                            f.text[0] ? f.text : "is a method: expected no --method beside it");
+        r->method = RECIPE_SCHEME;
+    }
+    if (s->profile)
+        snprintf(r->profile, sizeof r->profile, "%s", s->profile);
+    if (s->seed)
+        r->seed = (uint64_t)s->seed;
+    if (s->sensitivity >= 0)
+        r->is_left_out = s->sensitivity == 1;
+    return take_prune(call, s, &r->prune);
+}

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "cli/cli.h"
+#include "compress/recipe.h"
 
 struct quantize_settings {
     const char *out;
@@ -27,9 +28,13 @@ struct quantize_settings {
     const char *prune, *mask;
     int prune_by;
     int64_t prune_step;
-    bool recover;
+    bool recover, rotate;
 };
 
 extern const struct cli_option quantize_options[];
+
+/* The recipe that --plan names, else the default one, with what the options replace of it; texts and gates are left.
+ * Returns CLI_DONE, or has called cli_fail. */
+int quantize_options_recipe(struct cli_call *call, const struct quantize_settings *s, struct recipe *r);
 
 #endif

@@ -304,6 +304,24 @@ static enum err parse_scheme(struct recipe_yaml *y, int node, struct recipe *r)
     return e;
 }
 
+static enum err parse_sensitivity(struct recipe_yaml *y, int node, struct recipe *r)
+{
+    char word[32];
+    enum err e = recipe_yaml_string(y, node, "sensitivity", word, sizeof word);
+    r->is_left_out = !e && strcmp(word, "leave-one-out") == 0;
+    if (!e && !r->is_left_out && strcmp(word, "names") != 0)
+        e = recipe_yaml_fault(y, node, "unknown sensitivity '%s': expected names or leave-one-out", word);
+    return e;
+}
+
+/* Only what allocates bits by error asks for sensitivity. */
+static enum err check_sensitivity(struct recipe_yaml *y, const struct recipe *r)
+{
+    if (r->is_left_out && r->goal != RECIPE_BPW && r->goal > RECIPE_COMPRESSION)
+        return recipe_yaml_fault(y, recipe_yaml_root(y), "sensitivity leave-one-out: expected bpw or mode");
+    return ERR_NONE;
+}
+
 /* A scheme and its method need each other. */
 static enum err check_scheme(struct recipe_yaml *y, const struct recipe *r)
 {
@@ -331,7 +349,8 @@ enum top {
     GATES,
     ROLLOUT,
     PRUNE,
-    SCHEME
+    SCHEME,
+    SENSITIVITY
 };
 
 static enum err parse_top(struct recipe_yaml *y, const struct recipe_pair *pair, struct recipe *r)
@@ -380,6 +399,8 @@ static enum err parse_top(struct recipe_yaml *y, const struct recipe_pair *pair,
         return recipe_yaml_prune(y, v, &r->prune);
     case SCHEME:
         return parse_scheme(y, v, r);
+    case SENSITIVITY:
+        return parse_sensitivity(y, v, r);
     }
     return ERR_ARGUMENT;
 }
@@ -389,7 +410,7 @@ enum err recipe_parse(const char *file, const char *text, size_t bytes, struct r
 {
     static const char *const names[] = {"name",        "mode",  "type",        "bpw",  "method",
                                         "base",        "tensors", "calibration", "cache", "activations",
-                                        "seed",        "gates", "rollout",     "prune", "scheme", NULL};
+                                        "seed",        "gates", "rollout",     "prune", "scheme", "sensitivity", NULL};
     struct recipe_yaml *y = NULL;
     struct recipe *r = calloc(1, sizeof *r);
     struct recipe_pair pair;
@@ -409,7 +430,7 @@ enum err recipe_parse(const char *file, const char *text, size_t bytes, struct r
             goto out;
         }
     }
-    if ((e = check_scheme(y, r)))
+    if ((e = check_scheme(y, r)) || (e = check_sensitivity(y, r)))
         goto out;
     *out = *r;
 out:

@@ -10,6 +10,7 @@
  *       type: q6_k
  *       method: search
  *   calibration: {profile: FILE | HEX, texts: [FILE, {language: en, file: FILE}], tokens: 16384, context: 512}
+ *   sensitivity: names        # or leave-one-out: bpw and modes go by what quantising each tensor does to the texts
  *   cache: f16                # q8_0, q4_0
  *   activations: 8            # 8: the dynamic rounding of the plugins; 16, 4: simulated on F32 weights
  *   seed: 1
@@ -142,6 +143,7 @@ struct recipe {
     struct recipe_text text[RECIPE_TEXTS_MAX];
     uint64_t tokens;  /* per language, 0: all */
     uint32_t context; /* 0: default */
+    bool is_left_out; /* sensitivity leave-one-out: measured on the texts (sensitivity.h), not by names */
     uint32_t cache_type;      /* HAL_F16, HAL_Q8_0 or HAL_Q4_0 */
     uint32_t activation_bits; /* 4, 8 or 16 */
     uint64_t seed;

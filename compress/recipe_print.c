@@ -146,6 +146,8 @@ enum err recipe_print(const struct recipe *r, char *out, size_t capacity)
         put(&p, "base: \"%s\"\n", r->base_sha256);
     put_rules(&p, r);
     put_calibration(&p, r);
+    if (r->is_left_out)
+        put(&p, "sensitivity: leave-one-out\n");
     put(&p, "cache: %s\nactivations: %u\nseed: %" PRIu64 "\n", type_name(r->cache_type),
         r->activation_bits, r->seed);
     put_prune(&p, &r->prune);

@@ -210,6 +210,9 @@ static enum err identify(const struct work *w, char key[DIGEST_HEX])
     if (e)
         return e;
     digest_add(&d, head, strlen(head));
+    struct gguf_text pruned = {"", 0};
+    if (gguf_string(o->base, "tare.pruned_id", &pruned) == ERR_NONE)
+        digest_add(&d, pruned.text, pruned.bytes);
     digest_add(&d, probe_type, sizeof probe_type);
     for (uint32_t i = 0; i < w->windows->windows; i++)
         digest_add(&d, w->windows->window[i].token, w->windows->context * sizeof(uint32_t));

@@ -12,9 +12,11 @@
 #include "compress/plan.h"
 #include "compress/prune_base.h"
 #include "compress/quantise.h"
+#include "compress/sensitivity.h"
 #include "controller/catalogue.h"
 #include "controller/doc.h"
 #include "controller/workshop.h"
+#include "hal/engine.h"
 #include "model/gguf.h"
 #include "protocol/hex.h"
 
@@ -186,6 +188,43 @@ static enum err prune(struct prepare *p)
     const enum err e = prune_base_open(&options, &p->pruned, &f);
     p->planned = p->pruned.gguf;
     p->seen = p->pruned.profile;
+    return fault_to_why(p, e, &f);
+}
+
+static int on_sensitivity(void *context, const struct sensitivity_progress *s)
+{
+    say(context, "measuring sensitivity", s->total ? (double)s->done / (double)s->total : 0);
+    return 0;
+}
+
+/* What bits are allocated by: once for all classes. */
+static enum err measure(struct prepare *p)
+{
+    struct calibrate_text text[RECIPE_TEXTS_MAX];
+    const struct engine_options engine_options = {.threads = (uint32_t)doc_int(p->job, "threads")};
+    struct engine *engine = NULL;
+    struct fault f = {""};
+    if (p->recipe.goal != RECIPE_BPW && !p->recipe.is_left_out)
+        return ERR_NONE;
+    enum err e = engine_open(&engine_options, &engine, NULL);
+    if (!e)
+        e = plan_errors_measure(p->planned, p->seen, engine, p->recipe.method, RAISE_ROWS, on_measure, p, &p->errors, &f);
+    if (!e && p->recipe.is_left_out) {
+        const struct sensitivity_options options = {.base_path = gguf_path(p->planned),
+                                                    .base_sha256 = doc_text(p->job, "base"),
+                                                    .base = p->planned,
+                                                    .profile = p->seen,
+                                                    .engine = engine,
+                                                    .text = text,
+                                                    .texts = take_texts(p, text),
+                                                    .method = p->recipe.method,
+                                                    .seed = p->recipe.seed,
+                                                    .cache_folder = p->folder,
+                                                    .progress = on_sensitivity,
+                                                    .progress_context = p};
+        e = sensitivity_measure(&options, p->errors, &f);
+    }
+    engine_close(engine);
     return fault_to_why(p, e, &f);
 }
 
@@ -377,11 +416,8 @@ static enum err work(struct prepare *p)
         e = load_profile(p);
     if (!e)
         e = prune(p);
-    if (!e && p->recipe.goal == RECIPE_BPW)
-        e = fault_to_why(p,
-                         plan_errors_measure(p->planned, p->seen, NULL, p->recipe.method, RAISE_ROWS,
-                                             on_measure, p, &p->errors, &f),
-                         &f);
+    if (!e)
+        e = measure(p);
     if (!e)
         e = raise_tensors(p);
     size_t n = json_array_size(json_object_get(p->job, "classes"));

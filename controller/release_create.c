@@ -145,6 +145,8 @@ static enum err put_files(struct registry_txn *t, const struct release_request *
         doc_set_text(entry, "language", recipe->text[i].language);
         doc_append(texts, entry);
     }
+    if (!e && recipe->is_left_out && json_array_size(texts) == 0)
+        e = fail(why, ERR_ARGUMENT, "%s", "sensitivity leave-one-out: expected registered texts under calibration");
     if (!e && !doc_text(doc, "text")[0] && json_array_size(texts) > 0)
         doc_set_text(doc, "text", doc_text(json_array_get(texts, 0), "digest"));
     doc_set(doc, "texts", texts);
