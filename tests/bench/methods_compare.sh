@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# methods_compare.sh: what cascades, NF4's export, plain schemes, observers, activation bits and cache types cost.
+# methods_compare.sh: what cascades, rotations, NF4's export, plain schemes, observers, activation bits and cache types
+# cost.
 #
 #   tests/bench/methods_compare.sh PEER_BIN [BASE.gguf [HELDOUT.txt]]
 #
 # Files are scored by llama-perplexity of PEER_BIN against the base on text that nothing was fitted on; activations
 # and NF4, which it does not know, by tare eval. TARE names the program (default build/release/bin/tare), PARTS what
-# is run ("cascade nf4 schemes ranges activations caches").
+# is run ("cascade rotations nf4 schemes ranges activations caches").
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 peer=${1:?usage: methods_compare.sh PEER_BIN [BASE.gguf [HELDOUT.txt]]}
 base=${2:-$root/models/tare-tiny/tare-tiny-f16.gguf}
 tare=${TARE:-$root/build/release/bin/tare}
-parts=${PARTS:-cascade nf4 schemes ranges activations caches}
+parts=${PARTS:-cascade rotations nf4 schemes ranges activations caches}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 heldout=${3:-$work/heldout.txt}
@@ -70,6 +71,43 @@ if [[ $parts == *cascade* ]]; then
         row "$type direct (search)" "$work/v.gguf"
         quantize "$work/v.gguf" --type $type --method cascade
         row "$type cascade (Q8_0, then search)" "$work/v.gguf"
+    done
+fi
+
+# Layers alone at one type, embedding and head as they are; then whole files of equal bytes, where a rotated one that
+# was tied pays for its second matrix. Every row twice: tare eval, llama-perplexity. GOALS, METHODS, SEEDS: only these.
+if [[ $parts == *rotations* ]]; then
+    weights() { "$tare" inspect "$1" --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["parameters"])'; }
+    both() { # label, file
+        own "$1, $(stat -c %s "$2"), tare eval" "$2"
+        row "$1, $(stat -c %s "$2"), llama-perplexity" "$2"
+    }
+    quantize "$work/rotated.gguf" --rotate --seed 1 --type F32
+    share=$(python3 -c "print($(weights "$base") / $(weights "$work/rotated.gguf"))")
+    head_row "Rotations" "file, bytes, judge"
+    both "rotated base, F32" "$work/rotated.gguf"
+    for goal in ${GOALS:-Q4_K Q3_K 4.5 3.44}; do
+        for method in ${METHODS:-rtn search awq gptq gptq+awq}; do
+            for seed in none ${SEEDS:-1 2 3}; do
+                options=(--method $method --text "$work/calibration.txt")
+                [ $seed = none ] || options+=(--rotate --seed $seed)
+                case $goal in
+                Q*)
+                    printf 'type: %s\ntensors:\n  - {match: token_embd.weight, type: F16}\n  - {match: output.weight, type: F16}\n' $goal >"$work/layers.yaml"
+                    options+=(--plan "$work/layers.yaml")
+                    ;;
+                *)
+                    bpw=$goal
+                    [ $seed = none ] || bpw=$(python3 -c "print($goal * $share)")
+                    options+=(--bpw $bpw)
+                    ;;
+                esac
+                quantize "$work/v.gguf" "${options[@]}"
+                label="$goal $method"
+                [ $seed = none ] || label="$label, rotated (seed $seed)"
+                both "$label" "$work/v.gguf"
+            done
+        done
     done
 fi
 
