@@ -207,6 +207,7 @@ static enum err measure(struct job *j, const struct gguf *base, const struct pro
                                           .engine = j->engine,
                                           .text = j->texts.text,
                                           .texts = j->texts.count,
+                                          .tokens = j->settings->tokens ? (uint64_t)j->settings->tokens : r->tokens,
                                           .method = r->method,
                                           .seed = r->seed};
     e = leave_one_out(j->call, &o, j->errors, &j->fault);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "compress/prune_layers.h"
+#include "compress/prune_memory.h"
 #include "compress/prune_solve.h"
 #include "hal/engine.h"
 #include "model/gguf.h"
@@ -19,6 +20,7 @@ struct choosing {
     struct prune_kept kept;
     uint32_t by; /* enum recipe_importance */
     uint32_t threads;
+    uint64_t memory; /* for Hessians, as prune_memory.h gives it; 0: default */
     struct fault *fault;
 };
 
@@ -227,7 +229,7 @@ static enum err choose_layer(const struct choosing *c, uint32_t layer, struct he
 static uint32_t band_of(const struct choosing *c)
 {
     const struct prune_shape *s = &c->p->shape;
-    const uint64_t memory = c->options->memory_bytes ? c->options->memory_bytes : 1ull << 30;
+    const uint64_t memory = c->memory ? c->memory : 1ull << 30;
     const uint64_t one = hessian_bytes(s->ffn) + hessian_bytes(s->heads * s->value_dim);
     uint32_t band = s->layers;
     while (band > 1 && band * one > memory / 2)
@@ -351,7 +353,7 @@ static void set_mask(struct choosing *c)
 
 enum err prune_choose(const struct prune_choose_options *options, struct prune **out, struct fault *f)
 {
-    struct choosing c = {.options = options, .fault = f};
+    struct choosing c = {.options = options, .memory = options->memory_bytes, .fault = f};
     struct prune_shape shape;
     const struct prune_source_options source = {.base_path = options->base_path,
                                                 .engine = options->engine,
@@ -365,6 +367,8 @@ enum err prune_choose(const struct prune_choose_options *options, struct prune *
     if (e || (e = prune_source_open(&source, &c.source, f)))
         return e;
     if ((e = prune_shape_read(prune_source_gguf(c.source), &shape, f)) ||
+        (e = prune_memory_fit(prune_source_gguf(c.source), &shape,
+                              c.by != RECIPE_OUTPUT ? 0 : options->want->layers > 0 ? 2 : 1, &c.memory, f)) ||
         (e = prune_choose_widths(options->want, &shape, &c.kept, f)) || (e = prune_open(&shape, &c.p)))
         goto out;
     if ((e = choose_layers(&c)) || (e = choose_parts(&c)))

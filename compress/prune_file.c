@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "compress/prune_mask.h"
+#include "compress/prune_memory.h"
 #include "compress/prune_recover.h"
 #include "hal/block.h"
 #include "hal/engine.h"
@@ -321,10 +322,13 @@ enum err prune_file_make(const struct prune_file_options *options, struct prune_
         e = fault_set(f, ERR_MISMATCH, "%s: the pruning is for other widths", options->base_path);
         goto out;
     }
+    uint64_t memory = options->memory_bytes;
+    if ((e = prune_memory_fit(base, &shape, c.p->is_recovered ? 1 : 0, &memory, c.fault)))
+        goto out;
     c.from = base;
     if (c.p->is_recovered) {
         if ((e = open_source(options, work, &source, c.fault)) ||
-            (e = prune_recover(source, c.p, options->memory_bytes, options->threads ? options->threads : options->engine->host.threads,
+            (e = prune_recover(source, c.p, memory, options->threads ? options->threads : options->engine->host.threads,
                                result, c.fault)))
             goto out;
         c.from = prune_source_gguf(source);

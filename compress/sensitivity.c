@@ -116,9 +116,9 @@ static enum err cut_windows(struct work *w)
     for (uint32_t i = 0; i < gguf_tensors(o->base); i++)
         values += (double)gguf_tensor(o->base, i)->rows * (double)gguf_tensor(o->base, i)->shape[0];
     double tokens = products_max / (values * (PROBES * w->groups + 1));
-    const double most = o->tokens ? (double)o->tokens : TOKENS_DEFAULT;
-    tokens = tokens > most ? most : tokens;
     const uint32_t languages = calibrate_windows_languages(o->text, o->texts);
+    const double asked = (double)o->tokens * languages, most = asked > 0 && asked < TOKENS_DEFAULT ? asked : TOKENS_DEFAULT;
+    tokens = tokens > most ? most : tokens;
     /* at least one window of each language */
     while (context > 64 && tokens / languages < context)
         context /= 2;

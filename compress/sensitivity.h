@@ -30,7 +30,7 @@ struct sensitivity_options {
     struct engine *engine;
     const struct calibrate_text *text; /* calibration texts: never what the result is judged by */
     uint32_t texts;
-    uint64_t tokens;          /* of all texts together at most; 0: 8192 */
+    uint64_t tokens;          /* per language, equal for all; of all together never more than 8192, 0: those */
     uint32_t method;          /* rtn, else search */
     uint64_t seed;            /* which windows; see calibrate_windows.h */
     const char *cache_folder; /* where results are kept; NULL: nowhere */

@@ -217,6 +217,7 @@ static enum err measure(struct prepare *p)
                                                     .engine = engine,
                                                     .text = text,
                                                     .texts = take_texts(p, text),
+                                                    .tokens = p->recipe.tokens,
                                                     .method = p->recipe.method,
                                                     .seed = p->recipe.seed,
                                                     .cache_folder = p->folder,

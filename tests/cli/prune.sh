@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# prune.sh TARE MODEL: what tare quantize --prune says and leaves behind.
+# prune.sh TARE MODEL TEXT: what tare quantize --prune says and leaves behind.
 set -u
 tare=$1 model=$2
 bad=0
@@ -35,4 +35,18 @@ want 3 'expected a profile' --prune 20% --prune-by wanda
 want 0 'pruned: layers 4/4, heads 6/8 in groups 2/2, ffn 608/768' --type Q8_0 --method rtn --prune 20%
 want 0 'pruned: layers 3/4, heads 8/8 in groups 2/2, ffn 768/768' --type F16 --prune layers=25% --dry-run
 want 0 'a mask leaves size and speed as they are' --type F16 --mask 2:4
+# calibrated and quantised on what the pruning left, every linear by the method that was asked for
+for method in awq gptq+awq; do
+    "$tare" quantize "$model" -o "$scratch/out.gguf" --quiet --type Q4_K --method $method --prune 20% --recover \
+        --tokens 512 --text "$3" --report "$scratch/r.json" >"$scratch/said" 2>&1
+    if [ $? -ne 0 ] || [ "$(jq "[.tensors[] | select(.method == \"$method\")] | length" "$scratch/r.json")" != 28 ]; then
+        echo "FAIL: pruned and $method: $(head -1 "$scratch/said")"
+        bad=1
+    fi
+    [ -z "$(ls "$scratch" | grep -E 'pruned|work|part|state')" ] || { echo "FAIL: $method left $(ls "$scratch")"; bad=1; }
+    rm -f "$scratch"/out.gguf* "$scratch"/r.*
+done
+# rotation: one line where it does not go, and nothing left but the variant where it does
+want 2 'expected no pruning and no profile' --rotate --prune 20%
+want 0 'the head is no longer the embedding, 1048576 weights more' --rotate --type Q4_K --method rtn
 exit $bad

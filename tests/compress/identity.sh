@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# identity.sh TARE [FOLDER [EMULATOR...]]: rtn, search and awq give the same bytes whatever derives them: scalar and
-# every plugin that serves here (PLUGINS: only these), on every path of it, with 1, 2 and 4 THREADS. One file holds
+# identity.sh TARE [FOLDER [EMULATOR...]]: rtn, search and awq, pruned+awq and rotated rtn give the same bytes whatever
+# derives them: scalar and every plugin that serves here (PLUGINS, METHODS: only these), on every path of it, with 1, 2 and 4 THREADS. One file holds
 # every public block type.
 # FOLDER keeps profile and digests; where they are there already, TARE, run by EMULATOR, must reach the same:
 #
@@ -36,13 +36,18 @@ profile=$folder/profile.gguf
 
 # derive METHOD PLUGIN PATH THREADS: the digest
 derive() {
-    run quantize "$model" -o "$scratch/out.gguf" --plan "$scratch/mixed.yaml" --method "$1" --profile "$profile" \
+    local options=(--method "$1" --profile "$profile")
+    case $1 in
+    pruned) options=(--method awq --profile "$profile" --prune 20%) ;;
+    rotated) options=(--method rtn --rotate --seed 5) ;;
+    esac
+    run quantize "$model" -o "$scratch/out.gguf" --plan "$scratch/mixed.yaml" "${options[@]}" \
         --plugin "$2" ${3:+--path "$3"} -t "$4" --quiet >/dev/null || return 1
     sha256sum <"$scratch/out.gguf" | cut -d' ' -f1
 }
 plugins=${PLUGINS:-$(run plugins --json | jq -r '.plugins[] | select(.serving) | .name' | sort -u)}
 failures=0 compared=0
-for method in rtn search awq; do
+for method in ${METHODS:-rtn search awq pruned rotated}; do
     [ -s "$folder/$method" ] || derive $method scalar '' 1 >"$folder/$method"
     expected=$(cat "$folder/$method")
     echo "$method $expected"
@@ -65,6 +70,10 @@ for method in rtn search awq; do
             done
         done
     done
+done
+for pair in 'rtn search' 'search awq'; do # or a method did nothing, and proves nothing
+    set -- $pair
+    [ ! -s "$folder/$1" ] || ! cmp -s "$folder/$1" "$folder/$2" || { echo "$1 and $2 gave the same file" >&2; failures=$((failures + 1)); }
 done
 echo "$compared derivations compared, $failures differ"
 [ $failures -eq 0 ] && [ $compared -gt 0 ]

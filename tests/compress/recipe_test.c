@@ -97,6 +97,8 @@ static void refusals(void)
         {"scheme: 4 round\n", "r.yaml:1: scheme: 'round': expected bits 2 to 8"},
         {"method: scheme\n", "method scheme: expected scheme"},
         {"scheme: 4\nmethod: rtn\n", "scheme: expected method scheme"},
+        {"sensitivity: loud\n", "r.yaml:1: unknown sensitivity 'loud': expected names or leave-one-out"},
+        {"type: q4_k\nsensitivity: leave-one-out\n", "sensitivity leave-one-out: expected bpw or mode"},
         {"activations: 5\n", "activations: expected 4, 8 or 16"},
     };
     struct recipe r, before;
@@ -110,6 +112,22 @@ static void refusals(void)
         CU_ASSERT_PTR_NOT_NULL(strstr(f.text, rows[i].reason));
         CU_ASSERT_EQUAL(memcmp(&r, &before, sizeof r), 0);
     }
+}
+
+static void sensitivity_returns(void)
+{
+    char printed[4096];
+    struct recipe r, again;
+    struct fault f;
+    CU_ASSERT_EQUAL_FATAL(parse("bpw: 4.5\n", &r, &f), ERR_NONE);
+    CU_ASSERT_FALSE(r.is_left_out);
+    CU_ASSERT_EQUAL_FATAL(parse("sensitivity: names\nmode: balanced\n", &r, &f), ERR_NONE);
+    CU_ASSERT_FALSE(r.is_left_out);
+    CU_ASSERT_EQUAL_FATAL(parse("sensitivity: leave-one-out\nbpw: 4.5\n", &r, &f), ERR_NONE);
+    CU_ASSERT_TRUE(r.is_left_out);
+    CU_ASSERT_EQUAL_FATAL(recipe_print(&r, printed, sizeof printed), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(parse(printed, &again, &f), ERR_NONE);
+    CU_ASSERT_EQUAL(memcmp(&r, &again, sizeof r), 0);
 }
 
 static void scheme_returns(void)
@@ -162,5 +180,5 @@ static void globs(void)
 }
 
 RUN_SUITE("recipe", {"whole_recipe", whole_recipe}, {"json_is_yaml", json_is_yaml},
-          {"refusals", refusals}, {"scheme_returns", scheme_returns},
+          {"refusals", refusals}, {"scheme_returns", scheme_returns}, {"sensitivity_returns", sensitivity_returns},
           {"gates_compare", gates_compare}, {"globs", globs})

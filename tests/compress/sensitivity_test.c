@@ -49,7 +49,7 @@ static enum err measure(struct watch *w, const char *cache, struct plan_errors *
         {SOURCE_DIR "/tests/data/text/en/calibration.txt", "en"}, {SOURCE_DIR "/tests/data/text/fr/calibration.txt", "fr"}};
     struct fault f = {""};
     const struct sensitivity_options o = {.base_path = base_path, .base_sha256 = base_sha256, .base = base,
-                                          .engine = engine, .text = text, .texts = 2, .tokens = 128,
+                                          .engine = engine, .text = text, .texts = 2, .tokens = 64,
                                           .method = RECIPE_RTN, .cache_folder = cache, .progress = look,
                                           .progress_context = w};
     CU_ASSERT_EQUAL_FATAL(plan_errors_measure(base, NULL, engine, RECIPE_RTN, 64, NULL, NULL, out, &f), ERR_NONE);

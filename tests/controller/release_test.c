@@ -190,6 +190,31 @@ static void a_plan_says_everything(void)
     close_all();
 }
 
+/* The canary's plan of a recipe. */
+static void variant_of(const char *text, char hex[65])
+{
+    char id[24], why[RELEASE_WHY] = "";
+    struct message_plan m;
+    hex[0] = 0;
+    open_all();
+    CU_ASSERT_EQUAL_FATAL(deploy(text, id, why), ERR_NONE);
+    prepare(id);
+    for (int i = 0; i < DEVICES; i++)
+        if (plan_of(&devices[i], &m))
+            hex_encode(m.variant, 32, hex);
+    CU_ASSERT_EQUAL(strlen(hex), 64);
+    close_all();
+}
+
+/* The same goal, bits dealt out by names and by what was measured on the text. */
+static void sensitivity_is_measured(void)
+{
+    char named[65], measured[65];
+    variant_of("bpw: 4.5\nmethod: rtn\ncalibration: {texts: [held-out], tokens: 64}\n", named);
+    variant_of("bpw: 4.5\nmethod: rtn\ncalibration: {texts: [held-out], tokens: 64}\nsensitivity: leave-one-out\n", measured);
+    CU_ASSERT_STRING_NOT_EQUAL(named, measured);
+}
+
 static void dies_at_every_step(void)
 {
     char id[24], why[RELEASE_WHY] = "", state[24];
@@ -376,6 +401,7 @@ static void refuses_what_cannot_be_deployed(void)
                  {"mode: balanced\nbase: "
                   "0000000000000000000000000000000000000000000000000000000000000000\n",
                   ERR_MISMATCH},
+                 {"mode: balanced\nsensitivity: leave-one-out\n", ERR_ARGUMENT},
                  {"mode: balanced\ncalibration: {profile: absent.gguf}\n", ERR_NOT_FOUND},
                  {"mode: balanced\ncalibration: {texts: [absent.txt]}\n", ERR_NOT_FOUND}};
     char id[24], why[RELEASE_WHY];
@@ -391,6 +417,7 @@ static void refuses_what_cannot_be_deployed(void)
 }
 
 RUN_SUITE("release", {"a plan says everything", a_plan_says_everything},
+          {"sensitivity is measured", sensitivity_is_measured},
           {"dies at every step", dies_at_every_step},
           {"a bad canary halts before the second stage", a_bad_canary_halts_before_the_second_stage},
           {"another digest is refused and taken back", another_digest_is_refused_and_taken_back},
