@@ -69,7 +69,8 @@ static void open_slices(struct forward *f, struct decoder *d)
     struct hal_mat made;
     d->slice = fits < 32 ? 32 : (uint32_t)fits;
     d->slice = d->slice < SLICE_ROWS_MAX ? d->slice : SLICE_ROWS_MAX;
-    d->slice = d->slice < info->batch ? d->slice : info->batch;
+    if (d->slice > info->batch || f->is_part) /* observers of a part stop in between */
+        d->slice = info->batch;
     const uint32_t gate_rows = rows_to_hold(f, (uint64_t)info->batch * q_cols, d->ffn, d->slice);
     const uint32_t a_rows = rows_to_hold(f, (uint64_t)d->slice * d->ffn, a_cols, info->batch);
     weights_make(&f->weights, &d->gate, HAL_ACTIVATION, HAL_F32, gate_rows, d->ffn);
@@ -124,6 +125,8 @@ void decoder_ends(struct forward *f, struct decoder *d)
 {
     struct weights *w = &f->weights;
     const struct model_info *info = &f->info;
+    if (f->is_part)
+        return;
     if (weights_has(w, "output.weight")) {
         weights_table(w, &d->embedding, info->vocabulary, info->width, "token_embd");
         weights_linear(w, &d->head, info->vocabulary, info->width, "output");

@@ -31,8 +31,8 @@ struct decoder_ffn {
  * half as many again: a third of the arena is for slices of the feed-forward network. */
 uint64_t decoder_shape(struct forward *f, struct decoder *d, const char *eps_key);
 
-/* Load token_embd, output_norm and output (token_embd again where it is absent); make the activations and
- * the room of slices. */
+/* Load token_embd, output_norm and output (token_embd again where it is absent), of a part nothing; make the
+ * activations and the room of slices. */
 void decoder_open(struct forward *f, struct decoder *d);
 void decoder_ends(struct forward *f, struct decoder *d);        /* the first half of it */
 void decoder_activations(struct forward *f, struct decoder *d); /* the second; without slices */

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hal/block.h"
+
 /* Its rows are those of the step. */
 static void follow(struct forward *f, struct hal_mat *m)
 {
@@ -147,6 +149,32 @@ void forward_begin(struct forward *f)
     }
 }
 
+bool forward_enter(struct forward *f, struct hal_mat *x, const struct hal_mat *table)
+{
+    const size_t bytes = x->cols * sizeof(float);
+    if (f->stream) {
+        if (forward_runs(f))
+            f->error = f->e->ops.mat_put(f->e->dev, x, 0, x->rows, f->stream, x->rows * bytes);
+        return false;
+    }
+    if (!f->table)
+        forward_embed(f, x, table, f->token);
+    for (uint32_t i = 0; f->table && i < x->rows && forward_runs(f); i++) {
+        f->error = block_decode_row(f->table->type, f->table->data + (size_t)f->token[i] * f->table->row_bytes, x->cols,
+                                    f->table_row);
+        if (!f->error)
+            f->error = f->e->ops.mat_put(f->e->dev, x, i, 1, f->table_row, bytes);
+    }
+    return true;
+}
+
+bool forward_leave(struct forward *f, const struct hal_mat *x)
+{
+    if (f->is_part)
+        forward_copy(f, &f->hidden, 0, x, 0, x->cols);
+    return f->is_part;
+}
+
 bool forward_runs(const struct forward *f)
 {
     return !f->error && !f->is_over;
@@ -182,17 +210,19 @@ static void linears(struct forward *f, const struct hal_mat *x, const struct hal
     if (forward_runs(f) && f->seen)
         f->error = f->e->ops.mat_get(f->e->dev, x, 0, x->rows, f->seen,
                                      (size_t)x->rows * x->cols * sizeof(float));
+    for (uint32_t i = 0; i < count && forward_runs(f) && f->seen; i++)
+        if (w[i]->name[0])
+            f->observer.linear(f->observer.context, w[i]->name, w[i]->part, f->seen, x->rows, x->cols);
+    if (forward_runs(f) && f->seen && f->observer.is_enough)
+        f->is_over = f->observer.is_enough(f->observer.context);
     const struct hal_mat *rounded = x;
     if (forward_runs(f) && f->rounding.e)
         f->error = rounding_apply(&f->rounding, w, count, &rounded);
     if (forward_runs(f))
         f->error = f->e->ops.matmul(f->e->dev, y, rounded, weight, count);
-    for (uint32_t i = 0; i < count && forward_runs(f); i++) {
-        if (f->seen && w[i]->name[0])
-            f->observer.linear(f->observer.context, w[i]->name, w[i]->part, f->seen, x->rows, x->cols);
+    for (uint32_t i = 0; i < count && forward_runs(f); i++)
         if (w[i]->bias.mem)
             f->error = f->e->ops.add(f->e->dev, y[i], &w[i]->bias);
-    }
 }
 
 void forward_linear(struct forward *f, const struct hal_mat *y, const struct hal_mat *x,
@@ -225,12 +255,12 @@ void forward_rotate(struct forward *f, const struct hal_mat *x, const struct for
 void forward_attend(struct forward *f, uint32_t layer, const struct hal_mat *y, const struct hal_mat *q,
                     const struct hal_mat *k, const struct hal_mat *v, struct hal_attend geometry)
 {
-    const struct cache_layer *c = &f->cache.layer[layer];
+    const struct cache_layer *c = &f->cache.layer[layer - f->first];
     const struct cache_group *g = &f->cache.group[c->group];
     geometry.spans = g->spans;
     geometry.first = g->first;
     if (c->is_cold && forward_runs(f))
-        f->error = cache_cold_enter(&f->cache, layer);
+        f->error = cache_cold_enter(&f->cache, layer - f->first);
     if (forward_runs(f))
         f->error = f->e->ops.store(f->e->dev, &c->k, k, g->slot);
     if (v && forward_runs(f))
@@ -238,7 +268,7 @@ void forward_attend(struct forward *f, uint32_t layer, const struct hal_mat *y, 
     if (forward_runs(f))
         f->error = f->e->ops.attend(f->e->dev, y, q, &c->k, c->shares ? &c->k : &c->v, &geometry);
     if (c->is_cold && forward_runs(f))
-        f->error = cache_cold_leave(&f->cache, layer);
+        f->error = cache_cold_leave(&f->cache, layer - f->first);
 }
 
 void forward_glu(struct forward *f, const struct hal_mat *y, const struct hal_mat *gate,

@@ -31,7 +31,13 @@ struct forward {
     uint32_t activations;
     struct forward_rope *rope[FORWARD_ROPES_MAX];
     uint32_t ropes;
+    /* layers [first, last) are here; a part has no ends */
+    uint32_t first, last;
+    bool is_part;
+    const struct gguf_tensor *table; /* of a part that begins at layer 0: tokens are looked up in the file */
+    float *table_row;                /* [width] */
     /* the step */
+    const float *stream; /* [rows, width] that a part behind layer 0 was given */
     uint32_t rows;
     uint32_t outputs;
     uint32_t *token;    /* [batch] */
@@ -59,6 +65,11 @@ void forward_rope_close(struct forward_rope *r);
 
 /* Begin the step: row counts and rope tables. */
 void forward_begin(struct forward *f);
+
+/* x: the stream before the first layer that is here. True: rows of the table by token; false: what a part was given. */
+bool forward_enter(struct forward *f, struct hal_mat *x, const struct hal_mat *table);
+/* True: a part ends here and x was its result. */
+bool forward_leave(struct forward *f, const struct hal_mat *x);
 
 void forward_embed(struct forward *f, const struct hal_mat *y, const struct hal_mat *table,
                    const uint32_t *row);

@@ -97,6 +97,25 @@ static void open_buffers(struct model *m)
                            (uint64_t)info->batch * widest * 2 * sizeof(float);
 }
 
+/* Which layers, and where tokens come from where the table is not loaded. */
+static void open_part(struct forward *f, const struct model_options *o, const struct gguf_tensor *table)
+{
+    f->first = o->first_layer;
+    f->last = o->last_layer ? o->last_layer : f->info.layers;
+    f->is_part = o->last_layer > 0;
+    if (f->first >= f->last || f->last > f->info.layers) {
+        weights_fail(&f->weights, ERR_ARGUMENT, "expected a part of the layers 0 to %u", f->info.layers);
+        return;
+    }
+    if (!f->is_part || f->first > 0)
+        return;
+    if (table->shape[0] != f->info.width)
+        weights_fail(&f->weights, ERR_FORMAT, "expected token_embd.weight of %u columns", f->info.width);
+    else if (!(f->table_row = calloc(f->info.width, sizeof *f->table_row)))
+        weights_fail(&f->weights, ERR_MEMORY, "no memory for a row");
+    f->table = table;
+}
+
 static void open_parts(struct model *m, const struct model_options *o)
 {
     struct forward *f = &m->f;
@@ -120,6 +139,7 @@ static void open_parts(struct model *m, const struct model_options *o)
     }
     for (uint32_t i = 0; i < gguf_tensors(w->g); i++)
         w->total_bytes += gguf_tensor(w->g, i)->bytes;
+    open_part(f, o, table);
     weights_fail(w, cache_open(&f->cache, f->e, &f->info, type_k, type_v), "no memory for the cache");
     m->family->open(f, m->state);
     if (!w->error)
@@ -246,6 +266,7 @@ void model_close(struct model *m)
     free(m->f.index);
     free(m->f.angles);
     free(m->f.seen);
+    free(m->f.table_row);
     free(m->host_logits);
     free(m->is_used);
     free(m);
@@ -267,9 +288,11 @@ static enum err check_runs(struct model *m, const struct model_run *runs, uint32
         if (run->sequence >= info->sequences || m->is_used[run->sequence] || run->count == 0 ||
             run->outputs > run->count || run->count > info->batch - rows)
             return ERR_ARGUMENT;
+        if (m->f.is_part && (run->outputs != run->count || (m->f.first > 0 && (count > 1 || !m->f.stream))))
+            return ERR_ARGUMENT;
         m->is_used[run->sequence] = true;
         rows += run->count;
-        for (uint32_t t = 0; t < run->count; t++)
+        for (uint32_t t = 0; t < run->count && m->f.first == 0; t++)
             if (run->tokens[t] >= info->vocabulary)
                 return ERR_ARGUMENT;
         if (run->count > info->context - m->f.cache.length[run->sequence])
@@ -290,7 +313,7 @@ enum err model_step(struct model *m, const struct model_run *runs, uint32_t coun
     f->outputs = 0;
     for (uint32_t i = 0; i < count; i++)
         for (uint32_t t = 0; t < runs[i].count; t++) {
-            f->token[f->rows] = runs[i].tokens[t];
+            f->token[f->rows] = f->first > 0 ? 0 : runs[i].tokens[t];
             f->position[f->rows] = f->cache.length[runs[i].sequence] + t;
             if (t + runs[i].outputs >= runs[i].count)
                 f->output[f->outputs++] = f->rows;
@@ -304,6 +327,17 @@ enum err model_step(struct model *m, const struct model_run *runs, uint32_t coun
     }
     cache_commit(&f->cache, runs, count);
     return ERR_NONE;
+}
+
+enum err model_step_stream(struct model *m, uint32_t sequence, uint32_t count, const float *stream)
+{
+    const struct model_run run = {.sequence = sequence, .outputs = count, .count = count};
+    if (m->f.first == 0)
+        return ERR_ARGUMENT;
+    m->f.stream = stream;
+    const enum err e = model_step(m, &run, 1);
+    m->f.stream = NULL;
+    return e;
 }
 
 /* Rows [row, row + rows) of what the last layer gave, at most head_rows of them. */
@@ -332,7 +366,7 @@ enum err model_hidden(struct model *m, float *out)
 static enum err multiply_head(struct model *m, uint32_t row, uint32_t rows, const struct weights_linear *head)
 {
     struct forward *f = &m->f;
-    if (!head || rows == 0 || rows > f->info.head_rows || row > f->outputs || rows > f->outputs - row)
+    if (!head || f->is_part || rows == 0 || rows > f->info.head_rows || row > f->outputs || rows > f->outputs - row)
         return ERR_ARGUMENT;
     const struct hal_mat *x = hidden_rows(m, row, rows);
     m->logits.rows = rows;

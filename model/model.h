@@ -51,6 +51,10 @@ struct model_options {
     void (*progress)(void *context, uint64_t done_bytes, uint64_t total_bytes); /* of loading; or NULL */
     void *progress_context;
     struct model_rounding rounding;
+    /* Only layers [first_layer, last_layer) are loaded, neither head nor last norm: a part, which takes and gives
+     * rows of the residual stream. One that begins at layer 0 takes tokens and looks them up in the file: g is
+     * then borrowed until model_close. 0, 0: the whole model. */
+    uint32_t first_layer, last_layer;
 };
 
 /* What was opened. Bytes are of the engine's memory. */
@@ -105,6 +109,10 @@ struct model_run {
  * spent), ERR_DEVICE, ERR_MEMORY, ERR_IO (spill file). After an error every sequence is as it was before. */
 NODISCARD enum err model_step(struct model *m, const struct model_run *runs, uint32_t count);
 
+/* The same for a part behind layer 0: rows to append to one sequence, as the part before gave them in
+ * model_hidden. stream [count, width]; all are outputs. */
+NODISCARD enum err model_step_stream(struct model *m, uint32_t sequence, uint32_t count, const float *stream);
+
 /* Logits of output rows [row, row + rows) of the last step, rows <= head_rows: [rows, vocabulary], the
  * model's memory, valid until the next call. Errors: ERR_ARGUMENT, ERR_DEVICE. */
 NODISCARD enum err model_logits(struct model *m, uint32_t row, uint32_t rows, const float **out);
@@ -117,7 +125,7 @@ NODISCARD enum err model_top(struct model *m, uint32_t row, uint32_t rows, uint3
                              float *logit);
 
 /* The last layer's normed output of every output row of the last step: out [outputs, width]. What an
- * encoder gives, and what an embedding of a decoder is pooled from. Errors: ERR_ARGUMENT (no outputs),
+ * encoder gives, and what an embedding of a decoder is pooled from; of a part the stream behind it. Errors: ERR_ARGUMENT (no outputs),
  * ERR_DEVICE. */
 NODISCARD enum err model_hidden(struct model *m, float *out);
 
@@ -153,6 +161,8 @@ struct model_observer {
     void (*linear)(void *context, const char *tensor, uint32_t part, const float *x, uint32_t rows,
                    uint32_t cols);
     void *context;
+    /* Asked before a linear that was reported is computed; true: the step ends there. NULL: never. */
+    bool (*is_enough)(void *context);
 };
 
 /* NULL stops. The observer is copied. Errors: ERR_MEMORY. */

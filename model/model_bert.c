@@ -56,11 +56,12 @@ static void bert_open(struct forward *f, void *family)
     if (info->context > info->context_trained)
         weights_fail(w, ERR_ARGUMENT, "expected a context of at most %u: the positions are learnt",
                      info->context_trained);
-    weights_table(w, &m->d.embedding, info->vocabulary, info->width, "token_embd");
+    if (!f->is_part)
+        weights_table(w, &m->d.embedding, info->vocabulary, info->width, "token_embd");
     weights_table(w, &m->positions, info->context_trained, info->width, "position_embd");
     weights_table(w, &m->types, 1, info->width, "token_types");
     weights_norm(w, &m->norm, info->width, "token_embd_norm");
-    for (uint32_t i = 0; i < info->layers && !w->error; i++) {
+    for (uint32_t i = f->first; i < f->last && !w->error; i++) {
         open_layer(f, &m->d, &m->layer[i], i);
         decoder_cache(f, &m->d, CACHE_WHOLE);
     }
@@ -80,13 +81,14 @@ static void bert_step(struct forward *f, void *family)
     struct bert *m = family;
     struct decoder *d = &m->d;
     const struct hal_attend geometry = decoder_geometry(f, d);
-    forward_embed(f, &d->x, &d->embedding, f->token);
-    forward_embed(f, &d->h, &m->positions, f->position);
-    forward_add(f, &d->x, &d->h);
-    forward_embed(f, &d->h, &m->types, m->type);
-    forward_add(f, &d->x, &d->h);
-    forward_layernorm(f, &d->x, &d->x, &m->norm, d->eps);
-    for (uint32_t i = 0; i < f->info.layers; i++) {
+    if (forward_enter(f, &d->x, &d->embedding)) {
+        forward_embed(f, &d->h, &m->positions, f->position);
+        forward_add(f, &d->x, &d->h);
+        forward_embed(f, &d->h, &m->types, m->type);
+        forward_add(f, &d->x, &d->h);
+        forward_layernorm(f, &d->x, &d->x, &m->norm, d->eps);
+    }
+    for (uint32_t i = f->first; i < f->last; i++) {
         const struct bert_layer *l = &m->layer[i];
         forward_linear3(f, &d->x, &d->q, &l->q, &d->k, &l->k, &d->v, &l->v);
         forward_attend(f, i, &d->a, &d->q, &d->k, &d->v, geometry);
@@ -99,7 +101,7 @@ static void bert_step(struct forward *f, void *family)
         forward_glu(f, &d->gate, &d->gate, NULL, HAL_GELU_ERF);
         forward_linear(f, &d->h, &d->gate, &l->down);
         forward_add(f, &d->x, &d->h);
-        forward_layernorm(f, i + 1 == f->info.layers ? &f->hidden : &d->x, &d->x, &l->ffn_norm, d->eps);
+        forward_layernorm(f, i + 1 == f->last ? &f->hidden : &d->x, &d->x, &l->ffn_norm, d->eps);
     }
 }
 

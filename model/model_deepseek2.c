@@ -158,7 +158,7 @@ static void deepseek_open(struct forward *f, void *family)
     open_activations(f, m);
     experts_open(f, &m->experts);
     weights_fail(w, cache_add_group(&f->cache, 0, &group), "no memory for the cache");
-    for (uint32_t i = 0; i < f->info.layers && !w->error; i++) {
+    for (uint32_t i = f->first; i < f->last && !w->error; i++) {
         open_layer(f, m, &m->layer[i], i);
         weights_fail(w, cache_add_layer(&f->cache, group, 1, m->rank + m->rope, 0),
                      "no room for the cache, or latents that are no whole blocks of its type");
@@ -220,8 +220,8 @@ static void deepseek_step(struct forward *f, void *family)
 {
     struct deepseek *m = family;
     struct decoder *d = &m->d;
-    forward_embed(f, &d->x, &d->embedding, f->token);
-    for (uint32_t i = 0; i < f->info.layers; i++) {
+    (void)forward_enter(f, &d->x, &d->embedding);
+    for (uint32_t i = f->first; i < f->last; i++) {
         const struct deepseek_layer *l = &m->layer[i];
         forward_rmsnorm(f, &d->h, &d->x, &l->attn_norm, d->eps);
         attention(f, m, l, i);
@@ -237,7 +237,8 @@ static void deepseek_step(struct forward *f, void *family)
         forward_linear(f, &d->h, &d->gate, &l->down);
         forward_add(f, &d->x, &d->h);
     }
-    forward_rmsnorm(f, &f->hidden, &d->x, &d->norm.w, d->eps);
+    if (!forward_leave(f, &d->x))
+        forward_rmsnorm(f, &f->hidden, &d->x, &d->norm.w, d->eps);
 }
 
 static const struct weights_linear *deepseek_head(const void *family, float *softcap)

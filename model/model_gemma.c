@@ -92,7 +92,7 @@ static void gemma_open(struct forward *f, void *family)
         return;
     }
     decoder_open(f, &m->d);
-    for (uint32_t i = 0; i < f->info.layers && !f->weights.error; i++) {
+    for (uint32_t i = f->first; i < f->last && !f->weights.error; i++) {
         open_layer(f, &m->d, &m->layer[i], i);
         decoder_cache(f, &m->d, is_global(m, i) ? 0 : m->window);
     }
@@ -116,9 +116,9 @@ static void gemma_step(struct forward *f, void *family)
     struct hal_attend geometry = decoder_geometry(f, d);
     geometry.scale = m->scale;
     geometry.softcap = m->score_cap;
-    forward_embed(f, &d->x, &d->embedding, f->token);
-    forward_scale(f, &d->x, sqrtf((float)f->info.width));
-    for (uint32_t i = 0; i < f->info.layers; i++) {
+    if (forward_enter(f, &d->x, &d->embedding))
+        forward_scale(f, &d->x, sqrtf((float)f->info.width));
+    for (uint32_t i = f->first; i < f->last; i++) {
         const struct gemma_layer *l = &m->layer[i];
         const struct forward_rope *rope = is_global(m, i) ? &d->rope : &m->local_rope;
         forward_rmsnorm(f, &d->h, &d->x, &l->attn_norm, d->eps);
@@ -136,7 +136,8 @@ static void gemma_step(struct forward *f, void *family)
         forward_rmsnorm(f, &d->h, &d->x, &l->ffn_norm, d->eps);
         decoder_feed(f, d, &(struct decoder_ffn){&l->gate, &l->up, &l->down, &l->ffn_post_norm, HAL_GELU_TANH});
     }
-    forward_rmsnorm(f, &f->hidden, &d->x, &d->norm.w, d->eps);
+    if (!forward_leave(f, &d->x))
+        forward_rmsnorm(f, &f->hidden, &d->x, &d->norm.w, d->eps);
 }
 
 static const struct weights_linear *gemma_head(const void *family, float *softcap)

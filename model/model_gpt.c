@@ -62,7 +62,7 @@ static void gpt_open(struct forward *f, void *family)
         return;
     }
     decoder_open(f, &m->d);
-    for (uint32_t i = 0; i < f->info.layers && !w->error; i++) {
+    for (uint32_t i = f->first; i < f->last && !w->error; i++) {
         open_layer(f, &m->d, &m->layer[i], i);
         decoder_cache(f, &m->d, 0);
     }
@@ -96,12 +96,11 @@ static void gpt_step(struct forward *f, void *family)
     struct gpt *m = family;
     struct decoder *d = &m->d;
     const struct hal_attend geometry = decoder_geometry(f, d);
-    forward_embed(f, &d->x, &d->embedding, f->token);
-    if (m->positions.mem) {
+    if (forward_enter(f, &d->x, &d->embedding) && m->positions.mem) {
         forward_embed(f, &d->h, &m->positions, f->position);
         forward_add(f, &d->x, &d->h);
     }
-    for (uint32_t i = 0; i < f->info.layers; i++) {
+    for (uint32_t i = f->first; i < f->last; i++) {
         const struct gpt_layer *l = &m->layer[i];
         forward_layernorm(f, &d->h, &d->x, &l->attn_norm, d->eps);
         forward_linear3(f, &d->h, &d->q, &l->q, &d->k, &l->k, &d->v, &l->v);
@@ -124,7 +123,8 @@ static void gpt_step(struct forward *f, void *family)
             mlp(f, m, l, &d->x);
         }
     }
-    forward_layernorm(f, &f->hidden, &d->x, &d->norm, d->eps);
+    if (!forward_leave(f, &d->x))
+        forward_layernorm(f, &f->hidden, &d->x, &d->norm, d->eps);
 }
 
 static const struct weights_linear *gpt_head(const void *family, float *softcap)

@@ -55,7 +55,7 @@ static void phi3_open(struct forward *f, void *family)
         return;
     }
     decoder_open(f, &m->d);
-    for (uint32_t i = 0; i < f->info.layers && !f->weights.error; i++) {
+    for (uint32_t i = f->first; i < f->last && !f->weights.error; i++) {
         open_layer(f, &m->d, &m->layer[i], i);
         decoder_cache(f, &m->d, m->window);
     }
@@ -75,8 +75,8 @@ static void phi3_step(struct forward *f, void *family)
     struct phi3 *m = family;
     struct decoder *d = &m->d;
     const struct hal_attend geometry = decoder_geometry(f, d);
-    forward_embed(f, &d->x, &d->embedding, f->token);
-    for (uint32_t i = 0; i < f->info.layers; i++) {
+    (void)forward_enter(f, &d->x, &d->embedding);
+    for (uint32_t i = f->first; i < f->last; i++) {
         const struct phi3_layer *l = &m->layer[i];
         forward_rmsnorm(f, &d->h, &d->x, &l->attn_norm, d->eps);
         forward_linear3(f, &d->h, &d->q, &l->q, &d->k, &l->k, &d->v, &l->v);
@@ -90,7 +90,8 @@ static void phi3_step(struct forward *f, void *family)
         forward_rmsnorm(f, &d->h, &d->x, &l->ffn_norm, d->eps);
         decoder_feed(f, d, &(struct decoder_ffn){&l->gate, &l->up, &l->down, NULL, HAL_SILU});
     }
-    forward_rmsnorm(f, &f->hidden, &d->x, &d->norm.w, d->eps);
+    if (!forward_leave(f, &d->x))
+        forward_rmsnorm(f, &f->hidden, &d->x, &d->norm.w, d->eps);
 }
 
 static const struct weights_linear *phi3_head(const void *family, float *softcap)

@@ -414,7 +414,7 @@ static void observer_sees_inputs(void)
     struct model *m = open_model(NULL);
     struct watched w = {0};
     const struct model_run run = {0, LENGTH, LENGTH, text};
-    CU_ASSERT_EQUAL(model_observe(m, &(struct model_observer){watch, &w}), ERR_NONE);
+    CU_ASSERT_EQUAL(model_observe(m, &(struct model_observer){.linear = watch, .context = &w}), ERR_NONE);
     CU_ASSERT_EQUAL(model_step(m, &run, 1), ERR_NONE);
     CU_ASSERT_EQUAL(w.calls, 7 * LAYERS);
     for (int k = 0; k < 7; k++)

@@ -1,0 +1,147 @@
+#include "compress/layer_stream.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PATH_BYTES = 4096, LOAD_BYTES = 8 << 20 }; /* of a layer that are loaded between two drops */
+
+struct layer_stream {
+    struct layer_stream_options options;
+    int fd;
+    uint32_t at;
+    float *row; /* [context, width] of one window; made by the first pass that needs it */
+    uint64_t loaded;
+};
+
+enum err layer_stream_open(const struct layer_stream_options *options, struct layer_stream **out, struct fault *f)
+{
+    char path[PATH_BYTES];
+    struct layer_stream *s = calloc(1, sizeof *s);
+    if (!s)
+        return ERR_MEMORY;
+    s->options = *options;
+    s->fd = -1;
+    if (snprintf(path, sizeof path, "%s.XXXXXX", options->beside) < PATH_BYTES)
+        s->fd = mkostemp(path, O_CLOEXEC);
+    if (s->fd < 0) {
+        free(s);
+        return fault_set(f, ERR_IO, "%.200s.XXXXXX: %s", options->beside, strerror(errno));
+    }
+    unlink(path);
+    *out = s;
+    return ERR_NONE;
+}
+
+void layer_stream_close(struct layer_stream *s)
+{
+    if (!s)
+        return;
+    close(s->fd);
+    free(s->row);
+    free(s);
+}
+
+uint32_t layer_stream_at(const struct layer_stream *s)
+{
+    return s->at;
+}
+
+static void drop(const struct layer_stream *s)
+{
+    if (s->options.drop)
+        s->options.drop(s->options.context);
+}
+
+static void on_load(void *context, uint64_t done, uint64_t total)
+{
+    struct layer_stream *s = context;
+    (void)total;
+    if (done < s->loaded || done - s->loaded > LOAD_BYTES) {
+        drop(s);
+        s->loaded = done;
+    }
+}
+
+/* All of the window's rows; a file that ends too soon is an error. */
+static enum err move(const struct layer_stream *s, uint32_t window, size_t bytes, bool is_out)
+{
+    char *at = (char *)s->row;
+    const off_t start = (off_t)((uint64_t)window * bytes);
+    for (size_t done = 0; done < bytes;) {
+        const ssize_t n = is_out ? pwrite(s->fd, at + done, bytes - done, start + (off_t)done)
+                                 : pread(s->fd, at + done, bytes - done, start + (off_t)done);
+        if (n <= 0)
+            return ERR_IO;
+        done += (size_t)n;
+    }
+    return ERR_NONE;
+}
+
+static enum err run_window(struct layer_stream *s, struct model *m, uint32_t i, bool is_kept)
+{
+    const struct calibrate_windows *w = s->options.windows;
+    const size_t bytes = (size_t)w->context * model_info(m)->width * sizeof(float);
+    enum err e = ERR_NONE;
+    if (s->at == 0) {
+        e = calibrate_windows_step(w, i, m);
+    } else if (!(e = move(s, i, bytes, false))) {
+        (void)model_truncate(m, 0, 0);
+        e = model_step_stream(m, 0, w->context, s->row);
+    }
+    if (!e && is_kept && !(e = model_hidden(m, s->row)))
+        e = move(s, i, bytes, true);
+    return e;
+}
+
+static enum err pass(struct layer_stream *s, uint32_t windows, const struct layer_stream_watch *watch, bool is_kept,
+                     struct fault *f)
+{
+    char reason[GGUF_REASON_BYTES] = "";
+    struct model *m = NULL;
+    const struct layer_stream_options *o = &s->options;
+    const uint32_t context = o->windows->context;
+    const struct model_options options = {.sequences = 1, .context = context, .batch = context, .head_rows = 1,
+                                          .first_layer = s->at, .last_layer = s->at + 1,
+                                          .progress = on_load, .progress_context = s};
+    enum err e = model_open(o->g, o->engine, &options, &m, reason);
+    if (e)
+        return fault_set(f, e, "%s", reason);
+    if (!s->row && !(s->row = malloc((size_t)context * model_info(m)->width * sizeof *s->row)))
+        e = ERR_MEMORY;
+    if (!e && watch)
+        e = model_observe(m, &watch->observer);
+    for (uint32_t i = 0; i < windows && !e; i++) {
+        if (watch && watch->window)
+            watch->window(watch->observer.context, i);
+        e = run_window(s, m, i, is_kept);
+        if (e == ERR_IO)
+            fault_set(f, e, "%s: what a layer gave cannot be kept: %s", o->beside, strerror(errno));
+        if (!e && watch && watch->error)
+            e = *watch->error;
+        if (s->at == 0)
+            drop(s); /* tokens were looked up */
+        if (!e && o->progress && o->progress(o->context, i + 1, windows))
+            e = ERR_CANCELLED;
+    }
+    model_close(m);
+    drop(s);
+    return e;
+}
+
+enum err layer_stream_look(struct layer_stream *s, uint32_t windows, const struct layer_stream_watch *watch,
+                           struct fault *f)
+{
+    return pass(s, windows, watch, false, f);
+}
+
+enum err layer_stream_advance(struct layer_stream *s, const struct layer_stream_watch *watch, struct fault *f)
+{
+    enum err e = pass(s, s->options.windows->windows, watch, true, f);
+    if (!e)
+        s->at++;
+    return e;
+}
