@@ -101,6 +101,7 @@ static int show_tensors(void *context, uint64_t done, uint64_t total)
 
 static int show_bytes(void *context, const struct quantise_progress *p)
 {
+    ((struct progress *)context)->total = (double)p->bytes_total;
     progress_update(context, (double)p->bytes, p->name);
     return 0;
 }
@@ -340,12 +341,9 @@ static int derive(struct job *j)
     const struct quantize_settings *s = j->settings;
     struct quantise_result r = {0};
     struct progress progress;
-    double total = 0;
-    for (uint32_t i = 0; i < gguf_tensors(j->base); i++)
-        total += (double)gguf_tensor(j->base, i)->bytes;
     if (j->eval_texts.count && check_memory(j, "evaluate", gguf_bytes(j->base) + j->plan->variant_bytes))
         return fail(j, ERR_ARGUMENT);
-    progress_open(&progress, j->call, "quantise", "bytes", total);
+    progress_open(&progress, j->call, "quantise", "bytes", 0);
     const struct quantise_options o = {.base_path = j->base_path,
                                        .out_path = s->out,
                                        .plan = j->plan,

@@ -100,19 +100,18 @@ static enum err judge(struct gptq_rows *g, uint32_t threads, uint32_t rows, uint
 
 static enum err factor(struct gptq_basis *b, double damp, uint32_t threads)
 {
-    const size_t n = b->cols;
-    double *work = malloc(n * n * sizeof *work);
-    if (!b->factor)
-        b->factor = malloc(n * n * sizeof *b->factor);
-    enum err e = work && b->factor ? ERR_NONE : ERR_MEMORY;
-    for (; !e && damp <= 10; damp *= 10) { /* a matrix that is not definite needs more */
-        e = hessian_factor(b->train, b->cols, damp, work, b->factor, threads);
+    if (!b->factor && !(b->factor = malloc(hessian_room(b->cols))))
+        return ERR_MEMORY;
+    enum err e = ERR_NONE;
+    for (; damp <= 10; damp *= 10) { /* a matrix that is not definite needs more */
+        e = hessian_factor_within(b->train, b->cols, damp, b->factor, threads);
         if (e != ERR_ARGUMENT)
             break;
         e = ERR_NONE;
     }
+    if (damp > 10) /* never: no feedback */
+        memset(b->factor, 0, hessian_room(b->cols));
     b->damp = damp;
-    free(work);
     return e;
 }
 

@@ -21,7 +21,7 @@ struct gptq_basis {
     float *importance; /* [cols] diag of the training sample, in storage order */
     float *train;      /* [cols, cols] permuted */
     float *held;       /* the same of the held-out sample, or NULL */
-    float *factor;     /* T of the dampening below; made by the first tensor */
+    float *factor;     /* T of the dampening below, right of the diagonal; made by the first tensor */
     double damp;       /* 0: not chosen yet */
 };
 
@@ -38,7 +38,7 @@ struct gptq_result {
 };
 
 /* Encode w [rows, cols] to blocks of `type`. weights: importance for the scales, NULL: the basis' own.
- * Memory beside out: 2 bytes per weight, and 20 bytes * cols^2 while the dampening is chosen.
+ * Memory beside out: 2 bytes per weight, and 4 bytes * cols^2 for the basis' factor.
  * Errors: ERR_ARGUMENT (a type without codes, ragged rows), ERR_MEMORY, the engine's. */
 NODISCARD enum err gptq_encode(struct engine *engine, uint32_t threads, uint32_t type, const float *w,
                                uint32_t rows, uint32_t cols, struct gptq_basis *b, const float *weights,

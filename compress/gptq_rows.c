@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compress/tiles.h"
 #include "hal/block.h"
 
 enum { TILE = 128, PASSES = 3 };
@@ -55,7 +56,7 @@ void gptq_rows_close(struct gptq_rows *g)
 struct strip {
     struct gptq_rows *g;
     uint32_t rows;
-    float *w, *scale, *minimum, *error, *target, *scratch; /* [GPTQ_STRIP, cols] but scratch [cols] */
+    float *w, *scale, *minimum, *error, *target; /* [GPTQ_STRIP, cols] */
     uint8_t *code;                                         /* [GPTQ_STRIP, cols] permuted */
 };
 
@@ -66,7 +67,6 @@ static void strip_close(struct strip *s)
     free(s->minimum);
     free(s->error);
     free(s->target);
-    free(s->scratch);
     free(s->code);
 }
 
@@ -74,15 +74,13 @@ static enum err strip_open(struct strip *s, struct gptq_rows *g, uint32_t rows)
 {
     const size_t values = (size_t)GPTQ_STRIP * g->cols;
     *s = (struct strip){.g = g, .rows = rows};
-    s->w = malloc(values * sizeof(float));
+    s->w = calloc(values, sizeof(float));
     s->scale = malloc(values * sizeof(float));
     s->minimum = malloc(values * sizeof(float));
-    s->error = malloc(values * sizeof(float));
+    s->error = calloc(values, sizeof(float));
     s->target = malloc(values * sizeof(float));
-    s->scratch = malloc(g->cols * sizeof(float));
     s->code = malloc(values);
-    return s->w && s->scale && s->minimum && s->error && s->target && s->scratch && s->code ? ERR_NONE
-                                                                                           : ERR_MEMORY;
+    return s->w && s->scale && s->minimum && s->error && s->target && s->code ? ERR_NONE : ERR_MEMORY;
 }
 
 /* One row into permuted order, with the scale and minimum of every place spread out. */
@@ -161,9 +159,7 @@ static void feed_back(struct strip *s)
         const uint32_t width = n - k0 < TILE ? n - k0 : TILE;
         for (uint32_t r = 0; r < s->rows; r++)
             memcpy(s->target + (size_t)r * n + k0, s->w + (size_t)r * n + k0, width * sizeof(float));
-        for (uint32_t j = 0; j < k0; j++)
-            for (uint32_t r = 0; r < s->rows; r++)
-                axpy(s->target + (size_t)r * n + k0, t + (size_t)j * n + k0, s->error[(size_t)r * n + j], width);
+        tiles_multiply(s->target, s->error, t, s->rows, k0, k0, k0 + width, n);
         for (uint32_t k = k0; k < k0 + width; k++)
             for (uint32_t r = 0; r < s->rows; r++) {
                 const size_t at = (size_t)r * n + k;
@@ -174,16 +170,30 @@ static void feed_back(struct strip *s)
     }
 }
 
-/* Move single codes while the damped training error of the row falls. */
+/* target = x m of all rows at once, so that m is read once. */
+static void multiply(struct strip *s, const float *x, const float *m)
+{
+    const uint32_t n = s->g->cols;
+    memset(s->target, 0, (size_t)s->rows * n * sizeof *s->target);
+    tiles_multiply(s->target, x, m, s->rows, n, 0, n, n);
+}
+
+/* x m x^T of one row, whose x m is in target. */
+static double norm(const struct strip *s, uint32_t r, const float *x)
+{
+    double sum = 0;
+    for (size_t at = (size_t)r * s->g->cols; at < (size_t)(r + 1) * s->g->cols; at++)
+        sum += (double)s->target[at] * (double)x[at];
+    return sum > 0 ? sum : 0;
+}
+
+/* Move single codes while the damped training error of the row falls; target holds error x train. */
 static void polish(struct strip *s, uint32_t r, double damp_diagonal)
 {
     const uint32_t n = s->g->cols;
     const float *h = s->g->basis->train;
-    float *e = s->error + (size_t)r * n, *g = s->scratch;
+    float *e = s->error + (size_t)r * n, *g = s->target + (size_t)r * n;
     const float damp = (float)damp_diagonal;
-    memset(g, 0, n * sizeof *g);
-    for (uint32_t j = 0; j < n; j++)
-        axpy(g, h + (size_t)j * n, e[j], n);
     for (uint32_t pass = 0; pass < PASSES; pass++) {
         uint32_t moves = 0;
         for (uint32_t j = 0; j < n; j++) {
@@ -214,11 +224,10 @@ static void errors_now(struct strip *s)
 static void keep(struct strip *s, uint32_t first, uint32_t way)
 {
     const struct gptq_rows *g = s->g;
-    const float *h = g->basis->held ? g->basis->held : g->basis->train;
+    multiply(s, s->error, g->basis->held ? g->basis->held : g->basis->train);
     for (uint32_t r = 0; r < s->rows; r++) {
         const size_t row = (size_t)(first + r) * g->step;
-        g->row_error[3 * (size_t)(first + r) + way] =
-            hessian_norm(h, g->cols, s->error + (size_t)r * g->cols, s->scratch);
+        g->row_error[3 * (size_t)(first + r) + way] = norm(s, r, s->error);
         for (uint32_t k = 0; way != GPTQ_SEARCH && k < g->cols; k++)
             g->code[way - 1][row * g->cols + g->basis->order[k]] = s->code[(size_t)r * g->cols + k];
     }
@@ -232,20 +241,20 @@ enum err gptq_rows_run(struct gptq_rows *g, uint32_t first, uint32_t last)
     enum err e = strip_open(&s, g, last - first);
     if (!plain)
         e = ERR_MEMORY;
-    const float *judge = g->basis->held ? g->basis->held : g->basis->train;
-    for (uint32_t r = 0; !e && r < s.rows; r++) {
+    for (uint32_t r = 0; !e && r < s.rows; r++)
         e = load_row(&s, r, (first + r) * g->step, plain);
-        if (!e)
-            g->row_energy[first + r] = hessian_norm(judge, g->cols, s.w + (size_t)r * g->cols, s.scratch);
-    }
     if (e)
         goto out;
+    multiply(&s, s.w, g->basis->held ? g->basis->held : g->basis->train);
+    for (uint32_t r = 0; r < s.rows; r++)
+        g->row_energy[first + r] = norm(&s, r, s.w);
     errors_now(&s);
     keep(&s, first, GPTQ_SEARCH);
     feed_back(&s);
     keep(&s, first, GPTQ_LDLQ);
     for (uint32_t k = 0; k < g->cols; k++)
         mean += (double)g->basis->train[(size_t)k * g->cols + k] / g->cols;
+    multiply(&s, s.error, g->basis->train);
     for (uint32_t r = 0; r < s.rows; r++)
         polish(&s, r, g->basis->damp * mean);
     keep(&s, first, GPTQ_POLISHED);

@@ -4,7 +4,7 @@
 
 #include "compress/gptq.h"
 
-enum { GPTQ_STRIP = 16 };
+enum { GPTQ_STRIP = 32 };
 
 struct gptq_rows {
     uint32_t type, rows, cols;

@@ -1,281 +1,57 @@
 #include "compress/gptq_source.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "compress/gptq_work.h"
+#include "compress/layer_stream.h"
 #include "compress/resident.h"
+#include "hal/block.h"
 #include "hal/engine.h"
 #include "model/model.h"
 
 enum {
-    BANDS = 8, /* passes at most, unless memory asks for more */
     CONTEXT = 512,
     TOKENS_DEFAULT = 32768,
-    PATH_BYTES = 4096,
-    HESSIANS_DEFAULT = 512 << 20,
     SLACK_BYTES = 16 << 20,
-    LOAD_BYTES = 16 << 20, /* mapped pages between two give_back while a model is loaded */
-    ACTIVATIONS = 12,      /* rows of the widest input that a step holds, at most */
-    HEAD_ROWS = 16,
-    ENCODE_BYTES = 13      /* per value of a tensor: floats twice, codes twice, blocks, mapped pages */
+    LOAD_BYTES = 16 << 20, /* mapped pages while a layer is loaded */
+    ENCODE_BYTES = 13,     /* per value of a tensor: floats twice, codes twice, blocks, mapped pages */
+    SIGNATURE_ROWS = 16
 };
 
-/* One linear input of the band in work. */
-struct input {
-    char name[PLAN_NAME_MAX]; /* of the tensor that stands for all that share it */
-    struct hessian *hessian;
-    struct gptq_basis *basis;
+/* A tensor of the layer in work, and whose input it shares. */
+struct member {
+    uint32_t tensor, leader; /* of the plan; leader UINT32_MAX: no Hessian for it */
+    uint32_t seen;           /* when its input came; UINT32_MAX: never */
+    uint32_t cols;
+    uint64_t signature; /* of the input */
 };
 
 struct gptq_source {
     struct gptq_source_options options;
     struct calibrate_windows *windows;
-    uint8_t *map;
-    size_t map_bytes;
-    struct gguf *work; /* the copy, in the map */
-    uint32_t layers, band, first, last; /* layers [first, last) are in `input` */
-    struct input *input;
-    uint32_t inputs;
-    uint64_t loaded; /* bytes of a model when pages were last given back */
-    bool is_held;   /* the window in work is held out */
-    enum err error; /* of the observer */
+    struct gptq_work work;
+    struct layer_stream *stream;
+    uint32_t until; /* layers [0, until) are streamed */
+    uint32_t done;  /* of these */
+    bool has_begun;
+    struct member *member; /* [members] of layer `done`, in the order of encoding */
+    uint32_t *order;       /* the same as indices of the plan */
+    uint32_t members, seen;
+    uint32_t passes, pass; /* of the text through this layer */
+    /* what is being collected */
+    uint32_t leader;
+    struct hessian *hessian;
+    struct gptq_basis *basis;
+    bool is_held;  /* the window in work is held out */
+    uint32_t rows; /* of it that were seen */
+    enum err error;
 };
-
-static void path_of(const char *out_path, char path[PATH_BYTES])
-{
-    snprintf(path, PATH_BYTES, "%s.work", out_path);
-}
 
 void gptq_source_discard(const char *out_path)
 {
-    char path[PATH_BYTES];
-    path_of(out_path, path);
-    unlink(path);
-}
-
-static uint32_t layer_of(const char *name)
-{
-    char *end;
-    if (strncmp(name, "blk.", 4) != 0)
-        return UINT32_MAX;
-    const unsigned long layer = strtoul(name + 4, &end, 10);
-    return end != name + 4 && *end == '.' && layer < UINT32_MAX ? (uint32_t)layer : UINT32_MAX;
-}
-
-/* The tensor whose input this one shares: k and v with q, up with gate. */
-static const char *leader_of(const struct gguf *g, const char *name, char out[GGUF_NAME_BYTES])
-{
-    static const char *const pairs[][2] = {
-        {"attn_k.weight", "attn_q.weight"}, {"attn_v.weight", "attn_q.weight"}, {"ffn_up.weight", "ffn_gate.weight"}};
-    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
-        const char *part = strstr(name, pairs[i][0]);
-        if (!part || strcmp(part, pairs[i][0]) != 0)
-            continue;
-        snprintf(out, GGUF_NAME_BYTES, "%.*s%s", (int)(part - name), name, pairs[i][1]);
-        const struct gguf_tensor *a = gguf_tensor_find(g, out), *b = gguf_tensor_find(g, name);
-        if (a && b && a->shape[0] == b->shape[0])
-            return out;
-    }
-    return name;
-}
-
-static enum err copy_base(const char *from, const char *to, uint64_t bytes)
-{
-    const int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    enum err e = in >= 0 && out >= 0 ? ERR_NONE : ERR_IO;
-    char *piece = malloc(1 << 20);
-    for (uint64_t at = 0; !e && at < bytes;) {
-        const ssize_t n = piece ? read(in, piece, 1 << 20) : -1;
-        if (n <= 0 || write(out, piece, (size_t)n) != n)
-            e = piece ? ERR_IO : ERR_MEMORY;
-        at += n > 0 ? (uint64_t)n : 0;
-    }
-    free(piece);
-    if (in >= 0)
-        close(in);
-    if (out >= 0 && close(out) && !e)
-        e = ERR_IO;
-    return e;
-}
-
-/* Pages of the copy live on in its file. */
-static void give_back(const struct gptq_source *s)
-{
-    (void)madvise(s->map, s->map_bytes, MADV_DONTNEED); /* only advice */
-}
-
-static enum err open_work(struct gptq_source *s, struct fault *f)
-{
-    char path[PATH_BYTES], reason[GGUF_REASON_BYTES] = "";
-    const struct gguf *base = s->options.base;
-    struct stat status;
-    path_of(s->options.out_path, path);
-    enum err e = ERR_NONE;
-    if (s->options.done == 0 || stat(path, &status) || (uint64_t)status.st_size != gguf_bytes(base))
-        e = copy_base(gguf_path(base), path, gguf_bytes(base));
-    const int fd = e ? -1 : open(path, O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        return fault_set(f, ERR_IO, "%s: %s", path, strerror(errno));
-    s->map_bytes = (size_t)gguf_bytes(base);
-    void *map = mmap(NULL, s->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    close(fd);
-    if (map == MAP_FAILED)
-        return fault_set(f, ERR_IO, "%s: %s", path, strerror(errno));
-    s->map = map;
-    e = gguf_open_bytes(s->map, s->map_bytes, path, &s->work, reason);
-    if (e)
-        return fault_set(f, e, "%s", reason);
-    /* a killed run may have put more than its last checkpoint says */
-    for (uint32_t i = s->options.done; s->options.done && i < gguf_tensors(base); i++) {
-        const struct gguf_tensor *from = gguf_tensor(base, i), *to = gguf_tensor(s->work, i);
-        memcpy(s->map + (to->data - s->map), from->data, from->bytes);
-        gguf_drop(base, from->data, from->bytes);
-        give_back(s);
-    }
-    return ERR_NONE;
-}
-
-/* What a pass with `band` layers takes beside what is resident now: while the text runs, the model and the
- * Hessians; while a tensor is encoded, the bases with a factor each, the factoring and the tensor. */
-static uint64_t needed(const struct gptq_source *s, uint32_t band)
-{
-    uint64_t hessians = 0, squares = 0, weights = 0, widest = 0, largest = 0, vocabulary = 0;
-    for (uint32_t i = 0; i < s->options.plan->tensors; i++) {
-        const struct plan_tensor *t = &s->options.plan->tensor[i];
-        const struct gguf_tensor *from = gguf_tensor(s->work, i);
-        char name[GGUF_NAME_BYTES];
-        const uint32_t layer = layer_of(t->name);
-        const uint64_t values = (uint64_t)t->rows * t->cols;
-        weights += from->bytes;
-        if (layer == UINT32_MAX) {
-            vocabulary = t->rows > vocabulary ? t->rows : vocabulary;
-            continue;
-        }
-        widest = t->cols > widest ? t->cols : widest;
-        largest = values > largest ? values : largest;
-        if (layer == 0 && t->rows > 1 && strcmp(leader_of(s->work, t->name, name), t->name) == 0) {
-            hessians += hessian_bytes(t->cols);
-            squares += (uint64_t)t->cols * t->cols;
-        }
-    }
-    const uint64_t square = widest * widest, rows = s->windows->context;
-    const uint64_t run = weights + LOAD_BYTES + rows * ACTIVATIONS * widest * sizeof(float) +
-                         4 * vocabulary * HEAD_ROWS * sizeof(float) + band * hessians + square * sizeof(float);
-    const uint64_t encode = band * squares * 3 * sizeof(float) + square * sizeof(double) + largest * ENCODE_BYTES;
-    return SLACK_BYTES + (run > encode ? run : encode);
-}
-
-/* Layers per pass: an eighth of the model, fewer where their Hessians would not fit. */
-static enum err choose_band(struct gptq_source *s, struct fault *f)
-{
-    const uint64_t memory = s->options.memory_bytes, used = resident_now();
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < s->options.plan->tensors; i++) {
-        const struct plan_tensor *t = &s->options.plan->tensor[i];
-        const uint32_t layer = layer_of(t->name);
-        char name[GGUF_NAME_BYTES];
-        if (layer == UINT32_MAX)
-            continue;
-        if (layer + 1 > s->layers)
-            s->layers = layer + 1;
-        if (layer == 0 && t->rows > 1 && strcmp(leader_of(s->work, t->name, name), t->name) == 0)
-            bytes += hessian_bytes(t->cols);
-    }
-    s->band = (s->layers + BANDS - 1) / BANDS;
-    s->band = s->band ? s->band : 1;
-    while (s->band > 1 && (memory ? used + needed(s, s->band) > memory : s->band * bytes > HESSIANS_DEFAULT))
-        s->band--;
-    if (memory && used + needed(s, s->band) > memory)
-        return fault_set(f, ERR_ARGUMENT, "memory: %.0f MiB is too little for gptq, at least %.0f MiB is needed",
-                         (double)memory / 1048576, (double)(used + needed(s, s->band)) / 1048576 + 1);
-    return ERR_NONE;
-}
-
-enum err gptq_source_open(const struct gptq_source_options *options, struct gptq_source **out,
-                          struct fault *f)
-{
-    char reason[GGUF_REASON_BYTES] = "";
-    struct tokenizer *tokenizer = NULL;
-    struct gptq_source *s = calloc(1, sizeof *s);
-    if (!s)
-        return ERR_MEMORY;
-    s->options = *options;
-    uint32_t context = CONTEXT, trained = 0;
-    struct gguf_text architecture = {"", 0};
-    enum err e = open_work(s, f);
-    if (!e && (e = tokenizer_open(s->work, &tokenizer, reason)))
-        fault_set(f, e, "%s", reason);
-    if (!e && gguf_string(s->work, "general.architecture", &architecture) == ERR_NONE) {
-        char key[96];
-        snprintf(key, sizeof key, "%.*s.context_length", (int)(architecture.bytes < 64 ? architecture.bytes : 64),
-                 architecture.text);
-        if (gguf_u32(s->work, key, &trained) == ERR_NONE && trained && trained < context)
-            context = trained;
-    }
-    if (!e) {
-        const uint64_t tokens = options->tokens ? options->tokens : TOKENS_DEFAULT / calibrate_windows_languages(options->text, options->texts);
-        e = calibrate_windows_open(tokenizer, options->text, options->texts, context, tokens,
-                                   calibrate_windows_languages(options->text, options->texts) > 1, options->plan->seed, &s->windows, f);
-    }
-    tokenizer_close(tokenizer);
-    if (e) {
-        gptq_source_close(s);
-        return e;
-    }
-    if ((e = choose_band(s, f))) {
-        gptq_source_close(s);
-        gptq_source_discard(options->out_path);
-        return e;
-    }
-    *out = s;
-    return ERR_NONE;
-}
-
-static void drop_inputs(struct gptq_source *s)
-{
-    for (uint32_t i = 0; i < s->inputs; i++) {
-        hessian_close(s->input[i].hessian);
-        gptq_basis_close(s->input[i].basis);
-    }
-    free(s->input);
-    s->input = NULL;
-    s->inputs = 0;
-}
-
-void gptq_source_close(struct gptq_source *s)
-{
-    if (!s)
-        return;
-    drop_inputs(s);
-    calibrate_windows_close(s->windows);
-    gguf_close(s->work);
-    if (s->map)
-        munmap(s->map, s->map_bytes);
-    free(s);
-}
-
-static struct input *find_input(struct gptq_source *s, const char *name)
-{
-    for (uint32_t i = 0; i < s->inputs; i++)
-        if (strcmp(s->input[i].name, name) == 0)
-            return &s->input[i];
-    return NULL;
-}
-
-static void observe(void *context, const char *tensor, uint32_t part, const float *x, uint32_t rows,
-                    uint32_t cols)
-{
-    struct gptq_source *s = context;
-    struct input *in = s->error ? NULL : find_input(s, tensor);
-    if (!in || part > 0 || in->hessian->cols != cols)
-        return;
-    s->error = hessian_add(in->hessian, s->is_held ? HESSIAN_HELD : HESSIAN_TRAIN, x, rows, s->options.threads);
+    gptq_work_discard(out_path);
 }
 
 static bool wants_gptq(const struct plan_tensor *t)
@@ -283,45 +59,274 @@ static bool wants_gptq(const struct plan_tensor *t)
     return t->method == RECIPE_GPTQ || t->method == RECIPE_GPTQ_AWQ;
 }
 
-/* The inputs of the layers of the band, without those of experts. */
-static enum err list_inputs(struct gptq_source *s)
+/* A tensor that is one linear: experts are many. */
+static bool is_linear(const struct gptq_source *s, uint32_t i)
 {
-    const struct plan *p = s->options.plan;
-    if (!(s->input = calloc(p->tensors, sizeof *s->input)))
-        return ERR_MEMORY;
-    for (uint32_t i = 0; i < p->tensors; i++) {
-        char name[GGUF_NAME_BYTES];
-        const struct plan_tensor *t = &p->tensor[i];
-        const uint32_t layer = layer_of(t->name);
-        const struct gguf_tensor *from = gguf_tensor(s->work, i);
-        if (!wants_gptq(t) || layer < s->first || layer >= s->last || from->dims != 2)
-            continue;
-        const char *leader = leader_of(s->work, t->name, name);
-        if (find_input(s, leader))
-            continue;
-        struct input *in = &s->input[s->inputs];
-        snprintf(in->name, sizeof in->name, "%.*s", PLAN_NAME_MAX - 1, leader);
-        enum err e = hessian_open(t->cols, &in->hessian);
-        if (e)
-            return e;
-        s->inputs++;
+    return gguf_tensor(s->work.gguf, i)->dims == 2 && s->options.plan->tensor[i].rows > 1;
+}
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* What a run takes beside what is resident now: the greater of a pass and of encoding a tensor. */
+static uint64_t needed(const struct gptq_source *s)
+{
+    uint64_t weights = 0, rows = 0, of_layers = 0, wide = 0, widest = 0, largest = 0, vocabulary = 0, width = 0;
+    const uint32_t context = s->windows->context;
+    for (uint32_t layer = 0; layer < s->until; layer++) {
+        weights = rows = 0;
+        for (uint32_t i = 0; i < s->options.plan->tensors; i++) {
+            const struct plan_tensor *t = &s->options.plan->tensor[i];
+            const uint64_t values = (uint64_t)t->rows * t->cols;
+            const uint32_t of = gptq_work_layer(t->name);
+            if (of == UINT32_MAX) {
+                vocabulary = larger(vocabulary, t->rows);
+                width = larger(width, t->cols);
+            }
+            if (of != layer)
+                continue;
+            weights += t->from == HAL_BF16 ? 4 * values : gguf_tensor(s->work.gguf, i)->bytes;
+            rows += is_linear(s, i) ? t->rows : 0;
+            wide = larger(wide, t->cols);
+            if (wants_gptq(t) && is_linear(s, i)) {
+                widest = larger(widest, t->cols);
+                largest = larger(largest, values);
+            }
+        }
+        of_layers = larger(of_layers, weights + (rows + 6 * width + 2 * wide) * context * sizeof(float));
     }
+    const uint64_t square = widest * widest * sizeof(float);
+    const uint64_t run = 2 * square + of_layers + 2 * vocabulary * sizeof(float) + LOAD_BYTES;
+    const uint64_t encode = 3 * square + largest * ENCODE_BYTES;
+    return SLACK_BYTES + s->options.reserved + larger(run, encode);
+}
+
+static enum err check_memory(const struct gptq_source *s, struct fault *f)
+{
+    const uint64_t memory = s->options.memory_bytes, least = resident_now() + needed(s);
+    if (memory == 0 || least <= memory)
+        return ERR_NONE;
+    return fault_set(f, ERR_ARGUMENT, "memory: %.0f MiB is too little for gptq, at least %.0f MiB is needed",
+                     (double)memory / 1048576, (double)least / 1048576 + 1);
+}
+
+static enum err cut_text(struct gptq_source *s, struct fault *f)
+{
+    char reason[GGUF_REASON_BYTES] = "", key[96];
+    const struct gptq_source_options *o = &s->options;
+    struct tokenizer *tokenizer = NULL;
+    struct gguf_text architecture = {"", 0};
+    uint32_t context = CONTEXT, trained = 0;
+    enum err e = tokenizer_open(s->work.gguf, &tokenizer, reason);
+    if (e)
+        return fault_set(f, e, "%s", reason);
+    if (gguf_string(s->work.gguf, "general.architecture", &architecture) == ERR_NONE) {
+        snprintf(key, sizeof key, "%.*s.context_length", (int)(architecture.bytes < 64 ? architecture.bytes : 64),
+                 architecture.text);
+        if (gguf_u32(s->work.gguf, key, &trained) == ERR_NONE && trained && trained < context)
+            context = trained;
+    }
+    const uint32_t languages = calibrate_windows_languages(o->text, o->texts);
+    e = calibrate_windows_open(tokenizer, o->text, o->texts, context, o->tokens ? o->tokens : TOKENS_DEFAULT / languages,
+                               languages > 1, o->plan->seed, &s->windows, f);
+    tokenizer_close(tokenizer);
+    return e;
+}
+
+static void drop_pages(void *context)
+{
+    gptq_work_drop(&((const struct gptq_source *)context)->work);
+}
+
+static int show(void *context, uint32_t windows, uint32_t of)
+{
+    const struct gptq_source *s = context;
+    const double part = s->passes ? (s->pass + (double)windows / of) / s->passes : 0;
+    return s->options.progress ? s->options.progress(s->options.progress_context, part) : 0;
+}
+
+enum err gptq_source_open(const struct gptq_source_options *options, struct gptq_source **out,
+                          struct fault *f)
+{
+    struct gptq_source *s = calloc(1, sizeof *s);
+    if (!s)
+        return ERR_MEMORY;
+    const struct plan *p = options->plan;
+    s->options = *options;
+    s->leader = UINT32_MAX;
+    s->member = calloc(p->tensors, sizeof *s->member);
+    s->order = calloc(p->tensors, sizeof *s->order);
+    enum err e = s->member && s->order ? ERR_NONE : ERR_MEMORY;
+    for (uint32_t i = 0; i < p->tensors; i++) {
+        const uint32_t layer = gptq_work_layer(p->tensor[i].name);
+        if (wants_gptq(&p->tensor[i]) && layer != UINT32_MAX && layer >= s->until)
+            s->until = layer + 1;
+    }
+    if (!e)
+        e = gptq_work_open(&s->work, options->out_path, options->identity, p, options->base, &s->done, f);
+    if (!e)
+        e = cut_text(s, f);
+    const bool is_refused = !e && (e = check_memory(s, f));
+    s->has_begun = s->done > 0;
+    if (!e) {
+        const struct layer_stream_options stream = {.g = s->work.gguf, .engine = options->engine,
+                                                    .windows = s->windows, .beside = options->out_path,
+                                                    .drop = drop_pages, .progress = show, .context = s};
+        e = layer_stream_open(&stream, &s->stream, f);
+    }
+    if (e) {
+        gptq_source_close(s);
+        if (is_refused)
+            gptq_source_discard(options->out_path);
+        return e;
+    }
+    *out = s;
     return ERR_NONE;
 }
 
-static enum err run_windows(struct gptq_source *s, struct model *m)
+static void drop_basis(struct gptq_source *s)
 {
-    for (uint32_t i = 0; i < s->windows->windows; i++) {
-        s->is_held = calibrate_windows_is_held(i);
-        enum err e = calibrate_windows_step(s->windows, i, m);
-        if (!e)
-            e = s->error;
-        if (!e && s->options.progress && s->options.progress(s->options.progress_context))
-            e = ERR_CANCELLED;
-        if (e)
-            return e;
+    hessian_close(s->hessian);
+    gptq_basis_close(s->basis);
+    s->hessian = NULL;
+    s->basis = NULL;
+    s->leader = UINT32_MAX;
+}
+
+void gptq_source_close(struct gptq_source *s)
+{
+    if (!s)
+        return;
+    drop_basis(s);
+    layer_stream_close(s->stream);
+    calibrate_windows_close(s->windows);
+    gptq_work_close(&s->work);
+    free(s->member);
+    free(s->order);
+    free(s);
+}
+
+uint32_t gptq_source_done(const struct gptq_source *s)
+{
+    return s->done;
+}
+
+bool gptq_source_streams(const struct gptq_source *s, uint32_t i, uint32_t *layer)
+{
+    *layer = gptq_work_layer(s->options.plan->tensor[i].name);
+    return *layer < s->until;
+}
+
+/* FNV-1a over the first rows of an input: linears of one input see the same. */
+static uint64_t sign(const float *x, uint32_t rows, uint32_t cols)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    const size_t values = (size_t)(rows < SIGNATURE_ROWS ? rows : SIGNATURE_ROWS) * cols;
+    for (size_t i = 0; i < values; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        hash = (hash ^ bits) * 0x100000001b3u;
     }
-    return ERR_NONE;
+    return hash;
+}
+
+static void note_input(void *context, const char *tensor, uint32_t part, const float *x, uint32_t rows, uint32_t cols)
+{
+    struct gptq_source *s = context;
+    for (uint32_t i = 0; part == 0 && i < s->members; i++) {
+        struct member *m = &s->member[i];
+        if (m->seen != UINT32_MAX || strcmp(s->options.plan->tensor[m->tensor].name, tensor) != 0)
+            continue;
+        m->seen = s->seen++;
+        m->cols = cols;
+        m->signature = sign(x, rows, cols);
+    }
+}
+
+/* What is never seen first: vectors, experts; the others as they are computed. */
+static int by_time(const void *a, const void *b)
+{
+    const struct member *x = a, *y = b;
+    const uint32_t at = x->seen + 1, other = y->seen + 1; /* never: 0 */
+    return at != other ? (at < other ? -1 : 1) : x->tensor < y->tensor ? -1 : x->tensor > y->tensor;
+}
+
+static const float *column_of(const struct gptq_source *s, uint32_t i)
+{
+    const float *column = NULL, *row = NULL;
+    awq_scales(s->options.awq, i, &column, &row);
+    return column;
+}
+
+/* Who shares a Hessian: the first of those that want one and have the same input, folded alike. */
+static void choose_leaders(struct gptq_source *s)
+{
+    s->passes = 1;
+    for (uint32_t i = 0; i < s->members; i++) {
+        struct member *m = &s->member[i];
+        const struct plan_tensor *t = &s->options.plan->tensor[m->tensor];
+        m->leader = UINT32_MAX;
+        if (!wants_gptq(t) || !is_linear(s, m->tensor) || m->seen == UINT32_MAX || m->cols != t->cols)
+            continue;
+        for (uint32_t k = 0; k < i && m->leader == UINT32_MAX; k++) {
+            const struct member *other = &s->member[k];
+            if (other->leader == other->tensor && other->signature == m->signature && other->cols == m->cols &&
+                column_of(s, other->tensor) == column_of(s, m->tensor))
+                m->leader = other->tensor;
+        }
+        if (m->leader != UINT32_MAX)
+            continue;
+        m->leader = m->tensor;
+        s->passes++;
+    }
+}
+
+enum err gptq_source_begin(struct gptq_source *s, const uint32_t **tensor, uint32_t *count, struct fault *f)
+{
+    const struct layer_stream_watch watch = {.observer = {.linear = note_input, .context = s}};
+    enum err e = ERR_NONE;
+    s->has_begun = true;
+    s->passes = 0;
+    while (!e && layer_stream_at(s->stream) < s->done) /* what an earlier run quantised is run again */
+        e = layer_stream_advance(s->stream, NULL, f);
+    s->members = s->seen = s->pass = 0;
+    for (uint32_t i = 0; i < s->options.plan->tensors; i++)
+        if (gptq_work_layer(s->options.plan->tensor[i].name) == s->done)
+            s->member[s->members++] = (struct member){.tensor = i, .seen = UINT32_MAX};
+    if (!e)
+        e = layer_stream_look(s->stream, 1, &watch, f);
+    qsort(s->member, s->members, sizeof *s->member, by_time);
+    choose_leaders(s);
+    for (uint32_t i = 0; i < s->members; i++)
+        s->order[i] = s->member[i].tensor;
+    *tensor = s->order;
+    *count = s->members;
+    return e;
+}
+
+static void next_window(void *context, uint32_t window)
+{
+    struct gptq_source *s = context;
+    s->is_held = calibrate_windows_is_held(window);
+    s->rows = 0;
+}
+
+static void add_input(void *context, const char *tensor, uint32_t part, const float *x, uint32_t rows, uint32_t cols)
+{
+    struct gptq_source *s = context;
+    if (s->error || part > 0 || cols != s->hessian->cols ||
+        strcmp(s->options.plan->tensor[s->leader].name, tensor) != 0)
+        return;
+    s->error = hessian_add(s->hessian, s->is_held ? HESSIAN_HELD : HESSIAN_TRAIN, x, rows, s->options.threads);
+    s->rows += rows;
+}
+
+static bool has_enough(void *context)
+{
+    const struct gptq_source *s = context;
+    return s->rows >= s->windows->context;
 }
 
 /* Folding multiplies the columns of a weight by c and so divides its input. */
@@ -332,117 +337,90 @@ static void fold(float *m, uint32_t n, const float *c)
             m[(size_t)i * n + j] /= c[i] * c[j];
 }
 
-static const float *column_of(const struct gptq_source *s, const char *name)
+static enum err collect(struct gptq_source *s, uint32_t leader, struct fault *f)
 {
-    const float *column = NULL, *row = NULL;
-    for (uint32_t i = 0; i < s->options.plan->tensors; i++)
-        if (strcmp(s->options.plan->tensor[i].name, name) == 0)
-            awq_scales(s->options.awq, i, &column, &row);
-    return column;
-}
-
-static enum err finish_inputs(struct gptq_source *s)
-{
-    for (uint32_t i = 0; i < s->inputs; i++) {
-        struct input *in = &s->input[i];
-        struct hessian *h = in->hessian;
-        const float *column = column_of(s, in->name);
-        in->hessian = NULL;
-        if (h->rows[HESSIAN_TRAIN] < h->cols / 4.0) { /* too few to trust */
-            hessian_close(h);
-            continue;
-        }
-        hessian_finish(h);
-        for (uint32_t k = 0; column && k < 2; k++)
-            fold(h->sum[k], h->cols, column);
-        enum err e = gptq_basis_open(h, &in->basis);
-        if (e)
-            return e;
-    }
-    return ERR_NONE;
-}
-
-static void on_load(void *context, uint64_t done, uint64_t total)
-{
-    struct gptq_source *s = context;
-    (void)total;
-    if (done < s->loaded || done - s->loaded > LOAD_BYTES / 2) {
-        give_back(s);
-        s->loaded = done;
-    }
-}
-
-static enum err collect(struct gptq_source *s, uint32_t layer, struct fault *f)
-{
-    char reason[GGUF_REASON_BYTES] = "";
-    struct model *m = NULL;
-    const struct model_observer observer = {.linear = observe, .context = s};
-    const struct model_options options = {.sequences = 1, .context = s->windows->context,
-                                          .batch = s->windows->context, .head_rows = 1,
-                                          .progress = on_load, .progress_context = s};
-    drop_inputs(s);
-    s->first = layer / s->band * s->band;
-    s->last = s->first + s->band;
-    enum err e = list_inputs(s);
-    if (!e && (e = model_open(s->work, s->options.engine, &options, &m, reason)))
-        fault_set(f, e, "%s", reason);
+    const struct layer_stream_watch watch = {
+        .window = next_window,
+        .observer = {.linear = add_input, .context = s, .is_enough = has_enough},
+        .error = &s->error};
+    const float *column = column_of(s, leader);
+    drop_basis(s);
+    enum err e = hessian_open(s->options.plan->tensor[leader].cols, &s->hessian);
+    s->leader = leader;
+    s->error = ERR_NONE;
     if (!e)
-        e = model_observe(m, &observer);
-    if (!e)
-        e = run_windows(s, m);
-    model_close(m);
-    give_back(s);
-    return e ? e : finish_inputs(s);
+        e = layer_stream_look(s->stream, s->windows->windows, &watch, f);
+    s->pass++;
+    if (e)
+        return e;
+    struct hessian *h = s->hessian;
+    s->hessian = NULL;
+    if (h->rows[HESSIAN_TRAIN] < h->cols / 4.0) { /* too few to trust */
+        hessian_close(h);
+        return ERR_NONE;
+    }
+    hessian_finish(h);
+    for (uint32_t k = 0; column && k < 2; k++)
+        fold(h->sum[k], h->cols, column);
+    return gptq_basis_open(h, &s->basis);
 }
 
 enum err gptq_source_get(struct gptq_source *s, uint32_t i, struct gptq_basis **out, struct fault *f)
 {
-    char name[GGUF_NAME_BYTES];
-    const struct plan_tensor *t = &s->options.plan->tensor[i];
-    const uint32_t layer = layer_of(t->name);
+    uint32_t leader = UINT32_MAX;
+    for (uint32_t k = 0; k < s->members; k++)
+        if (s->member[k].tensor == i)
+            leader = s->member[k].leader;
     *out = NULL;
-    if (layer == UINT32_MAX || !wants_gptq(t))
+    if (leader == UINT32_MAX)
         return ERR_NONE;
-    if (s->inputs == 0 || layer < s->first || layer >= s->last) {
-        enum err e = collect(s, layer, f);
+    if (leader != s->leader) {
+        enum err e = collect(s, leader, f);
         if (e)
             return e;
     }
-    const struct input *in = find_input(s, leader_of(s->work, t->name, name));
-    *out = in ? in->basis : NULL;
-    return ERR_NONE;
-}
-
-static uint32_t pass_of(const struct gptq_source *s, uint32_t i)
-{
-    const uint32_t layer = layer_of(s->options.plan->tensor[i].name);
-    return layer == UINT32_MAX ? layer : layer / s->band;
-}
-
-bool gptq_source_ends(const struct gptq_source *s, uint32_t i)
-{
-    return i + 1 >= s->options.plan->tensors || pass_of(s, i) != pass_of(s, i + 1);
-}
-
-enum err gptq_source_sync(struct gptq_source *s)
-{
-    if (msync(s->map, s->map_bytes, MS_SYNC))
-        return ERR_IO;
-    give_back(s);
+    *out = s->basis;
     return ERR_NONE;
 }
 
 enum err gptq_source_put(struct gptq_source *s, uint32_t i, uint32_t row, uint32_t rows, float *x)
 {
     const struct plan_tensor *t = &s->options.plan->tensor[i];
-    const struct gguf_tensor *to = gguf_tensor(s->work, i);
+    const struct gguf_tensor *to = gguf_tensor(s->work.gguf, i);
     const float *column, *row_scale;
+    if (s->has_begun && gptq_work_layer(t->name) == UINT32_MAX)
+        return ERR_NONE;
     awq_scales(s->options.awq, i, &column, &row_scale);
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t c = 0; c < t->cols; c++)
             x[(size_t)r * t->cols + c] = x[(size_t)r * t->cols + c] / (column ? column[c] : 1) *
                                          (row_scale ? row_scale[row + r] : 1);
-    return s->options.engine->ops.encode(s->options.engine->dev, to->type, HAL_RTN, x, rows, t->cols, NULL,
-                                         s->map + (to->data - s->map) + (size_t)row * to->row_bytes,
-                                         rows * to->row_bytes);
+    enum err e = s->options.engine->ops.encode(s->options.engine->dev, to->type, HAL_RTN, x, rows, t->cols, NULL,
+                                               gptq_work_data(&s->work, i) + (size_t)row * to->row_bytes,
+                                               rows * to->row_bytes);
+    gptq_work_drop(&s->work);
+    return e;
+}
+
+enum err gptq_source_keep(struct gptq_source *s, uint32_t i, const void *data, size_t bytes)
+{
+    return gptq_work_keep(&s->work, i, data, bytes);
+}
+
+enum err gptq_source_read(struct gptq_source *s, uint32_t i, uint64_t at, void *out, size_t bytes)
+{
+    return gptq_work_read(&s->work, i, at, out, bytes);
+}
+
+enum err gptq_source_end(struct gptq_source *s, struct fault *f)
+{
+    enum err e = ERR_NONE;
+    drop_basis(s);
+    if (s->done + 1 < s->until)
+        e = layer_stream_advance(s->stream, NULL, f);
+    if (!e && (e = gptq_work_commit(&s->work, s->done + 1)))
+        fault_set(f, e, "%s.layers: cannot be written", s->options.out_path);
+    s->members = 0;
+    s->done += !e;
+    return e;
 }

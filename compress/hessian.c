@@ -5,8 +5,9 @@
 #include <string.h>
 
 #include "compress/parallel.h"
+#include "compress/tiles.h"
 
-enum { TILE_ROWS = 8, TILE_COLS = 64, TOKENS_AT_ONCE = 256, PANEL = 64 };
+enum { TOKENS_AT_ONCE = 256, PANEL = 64, CHUNK = 512 }; /* CHUNK: of the long axis, so that a panel stays in cache */
 
 /* One source, compiled for each width of vector; lanes are independent sums, so results are equal. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&  \
@@ -43,48 +44,28 @@ void hessian_close(struct hessian *h)
         return;
     free(h->sum[0]);
     free(h->sum[1]);
+    free(h->panel);
     free(h);
 }
 
 struct adding {
     const float *x;
-    float *sum;
+    float *panel, *sum;
     uint32_t rows, cols;
 };
 
-/* sum[i0 .. i1][j0 .. j1] += over rows of x_i x_j */
-WIDE static void add_tile(const float *x, uint32_t rows, uint32_t cols, uint32_t i0, uint32_t i1, uint32_t j0,
-                          uint32_t width, float *sum)
+static enum err pack_panels(void *context, uint32_t first, uint32_t last)
 {
-    for (uint32_t i = i0; i < i1; i++) {
-        float acc[TILE_COLS] = {0};
-        if (width == TILE_COLS) {
-            for (uint32_t t = 0; t < rows; t++) {
-                const float a = x[(size_t)t * cols + i];
-                const float *b = x + (size_t)t * cols + j0;
-                for (uint32_t j = 0; j < TILE_COLS; j++)
-                    acc[j] += a * b[j];
-            }
-        } else {
-            for (uint32_t t = 0; t < rows; t++)
-                for (uint32_t j = 0; j < width; j++)
-                    acc[j] += x[(size_t)t * cols + i] * x[(size_t)t * cols + j0 + j];
-        }
-        for (uint32_t j = 0; j < width; j++)
-            sum[(size_t)i * cols + j0 + j] += acc[j];
-    }
+    const struct adding *a = context;
+    tiles_pack(a->x, a->rows, a->cols, first, last, a->panel);
+    return ERR_NONE;
 }
 
 static enum err add_rows(void *context, uint32_t first, uint32_t last)
 {
     const struct adding *a = context;
-    for (uint32_t i0 = first * TILE_ROWS; i0 < last * TILE_ROWS && i0 < a->cols; i0 += TILE_ROWS) {
-        const uint32_t i1 = a->cols - i0 < TILE_ROWS ? a->cols : i0 + TILE_ROWS;
-        for (uint32_t j0 = 0; j0 < i1; j0 += TILE_COLS) {
-            const uint32_t width = a->cols - j0 < TILE_COLS ? a->cols - j0 : TILE_COLS;
-            add_tile(a->x, a->rows, a->cols, i0, i1, j0, width, a->sum);
-        }
-    }
+    for (uint32_t i = first; i < last; i++)
+        tiles_square(a->panel, a->rows, a->cols, i * TILES_ROWS, a->sum);
     return ERR_NONE;
 }
 
@@ -92,12 +73,18 @@ enum err hessian_add(struct hessian *h, uint32_t sample, const float *x, uint32_
                      uint32_t threads)
 {
     enum err e = ERR_NONE;
+    const uint32_t panels = (h->cols + TILES_PANEL - 1) / TILES_PANEL;
+    if (!h->panel && !(h->panel = malloc((size_t)panels * TILES_PANEL * TOKENS_AT_ONCE * sizeof *h->panel)))
+        return ERR_MEMORY;
     for (uint32_t r = 0; !e && r < rows; r += TOKENS_AT_ONCE) {
         struct adding a = {.x = x + (size_t)r * h->cols,
+                           .panel = h->panel,
                            .sum = h->sum[sample],
                            .rows = rows - r < TOKENS_AT_ONCE ? rows - r : TOKENS_AT_ONCE,
                            .cols = h->cols};
-        e = parallel_run(threads, (h->cols + TILE_ROWS - 1) / TILE_ROWS, 4, add_rows, &a);
+        e = parallel_run(threads, panels, 16, pack_panels, &a);
+        if (!e)
+            e = parallel_run(threads, (h->cols + TILES_ROWS - 1) / TILES_ROWS, 4, add_rows, &a);
     }
     h->rows[sample] += rows;
     return e;
@@ -106,6 +93,8 @@ enum err hessian_add(struct hessian *h, uint32_t sample, const float *x, uint32_
 void hessian_finish(struct hessian *h)
 {
     const uint32_t n = h->cols;
+    free(h->panel);
+    h->panel = NULL;
     for (uint32_t s = 0; s < 2; s++) {
         float *m = h->sum[s];
         const float scale = (float)(1 / (h->rows[s] > 0 ? h->rows[s] : 1));
@@ -145,38 +134,99 @@ WIDE static double dot(const double *a, const double *b, uint32_t n)
     return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7])) + rest;
 }
 
+/* The upper triangle, rows of a square or one behind the other. */
 struct factoring {
     double *a;
     uint32_t n, from, to; /* the panel's columns */
+    bool is_packed;
 };
 
-/* Rows j of the panel's columns: first what the columns right of the panel take away, then, for rows
- * above the panel, the solution against its triangle. */
-static enum err factor_rows(void *context, uint32_t first, uint32_t last)
+static double *row_of(const struct factoring *f, uint32_t j) /* column k at [k], k >= j */
+{
+    const size_t n = f->n;
+    return f->a + (f->is_packed ? j * (2 * n - j - 1) / 2 : j * n);
+}
+
+/* Columns [k, k + TILES_DOTS) of the panel of as many rows from j on: what the columns [c, c + count) take away. */
+static void take_away(const struct factoring *f, uint32_t j, uint32_t last, uint32_t k, uint32_t c, uint32_t count)
+{
+    const double *a[TILES_DOTS], *b[TILES_DOTS];
+    double sum[TILES_DOTS][TILES_DOTS] = {{0}}, *to[TILES_DOTS];
+    for (uint32_t i = 0; i < TILES_DOTS; i++) { /* past the end the last one again */
+        a[i] = row_of(f, j + i < last ? j + i : last - 1) + c;
+        b[i] = row_of(f, k + i < f->to ? k + i : f->to - 1) + c;
+        to[i] = sum[i];
+    }
+    tiles_dots(a, b, count, to);
+    for (uint32_t i = 0; i < TILES_DOTS && j + i < last; i++)
+        for (uint32_t l = 0; l < TILES_DOTS && k + l < f->to; l++)
+            if (k + l >= j + i)
+                row_of(f, j + i)[k + l] += sum[i][l];
+}
+
+/* Rows [first, last): the panel's columns without what the columns right of the panel take away. */
+static enum err reduce_rows(void *context, uint32_t first, uint32_t last)
+{
+    const struct factoring *f = context;
+    for (uint32_t c = f->to; c < f->n; c += CHUNK)
+        for (uint32_t j = first; j < last; j += TILES_DOTS)
+            for (uint32_t k = f->from; k < f->to; k += TILES_DOTS)
+                take_away(f, j, last, k, c, f->n - c < CHUNK ? f->n - c : CHUNK);
+    return ERR_NONE;
+}
+
+/* Rows above the panel: the solution against its triangle. */
+static enum err solve_rows(void *context, uint32_t first, uint32_t last)
 {
     const struct factoring *f = context;
     for (uint32_t j = first; j < last; j++) {
-        double *row = f->a + (size_t)j * f->n;
+        double *row = row_of(f, j);
         for (uint32_t k = f->to; k-- > f->from;) {
-            const double *other = f->a + (size_t)k * f->n;
-            row[k] = (row[k] - dot(row + k + 1, other + k + 1, f->n - k - 1)) / other[k];
+            const double *other = row_of(f, k);
+            row[k] = (row[k] - dot(row + k + 1, other + k + 1, f->to - k - 1)) / other[k];
         }
     }
     return ERR_NONE;
 }
 
-static enum err factor_diagonal(struct factoring *f)
+static enum err factor_diagonal(const struct factoring *f)
 {
     for (uint32_t k = f->to; k-- > f->from;) {
-        double *row = f->a + (size_t)k * f->n;
-        const double rest = row[k] - dot(row + k + 1, row + k + 1, f->n - k - 1);
+        double *row = row_of(f, k);
+        const double rest = row[k] - dot(row + k + 1, row + k + 1, f->to - k - 1);
         if (!(rest > 0) || isinf(rest))
             return ERR_ARGUMENT;
         row[k] = sqrt(rest);
         for (uint32_t j = f->from; j < k; j++) {
-            double *above = f->a + (size_t)j * f->n;
-            above[k] = (above[k] - dot(above + k + 1, row + k + 1, f->n - k - 1)) / row[k];
+            double *above = row_of(f, j);
+            above[k] = (above[k] - dot(above + k + 1, row + k + 1, f->to - k - 1)) / row[k];
         }
+    }
+    return ERR_NONE;
+}
+
+static enum err factor(struct factoring *f, const float *m, double damp, uint32_t threads)
+{
+    const uint32_t n = f->n;
+    double mean = 0;
+    for (uint32_t i = 0; i < n; i++)
+        mean += (double)m[(size_t)i * n + i] / n;
+    for (uint32_t j = 0; j < n; j++) {
+        double *row = row_of(f, j);
+        for (uint32_t k = j; k < n; k++)
+            row[k] = (double)m[(size_t)j * n + k];
+        row[j] += damp * mean;
+    }
+    for (uint32_t to = n; to > 0; to = f->from) {
+        f->from = to > PANEL ? to - PANEL : 0;
+        f->to = to;
+        enum err e = to < n ? parallel_run(threads, to, 32, reduce_rows, f) : ERR_NONE;
+        if (!e)
+            e = factor_diagonal(f);
+        if (!e && f->from > 0)
+            e = parallel_run(threads, f->from, 32, solve_rows, f);
+        if (e)
+            return e;
     }
     return ERR_NONE;
 }
@@ -184,27 +234,35 @@ static enum err factor_diagonal(struct factoring *f)
 enum err hessian_factor(const float *m, uint32_t cols, double damp, double *work, float *t,
                         uint32_t threads)
 {
-    double mean = 0;
-    for (uint32_t i = 0; i < cols; i++)
-        mean += (double)m[(size_t)i * cols + i] / cols;
-    for (size_t i = 0; i < (size_t)cols * cols; i++)
-        work[i] = (double)m[i];
-    for (uint32_t i = 0; i < cols; i++)
-        work[(size_t)i * cols + i] += damp * mean;
-    for (uint32_t to = cols; to > 0;) {
-        struct factoring f = {.a = work, .n = cols, .from = to > PANEL ? to - PANEL : 0, .to = to};
-        enum err e = factor_diagonal(&f);
-        if (!e && f.from > 0)
-            e = parallel_run(threads, f.from, 32, factor_rows, &f);
-        if (e)
-            return e;
-        to = f.from;
-    }
-    for (uint32_t j = 0; j < cols; j++)
+    struct factoring f = {.a = work, .n = cols};
+    enum err e = factor(&f, m, damp, threads);
+    for (uint32_t j = 0; !e && j < cols; j++)
         for (uint32_t k = 0; k < cols; k++)
             t[(size_t)j * cols + k] =
                 j < k ? (float)(work[(size_t)j * cols + k] / work[(size_t)k * cols + k]) : 0;
-    return ERR_NONE;
+    return e;
+}
+
+size_t hessian_room(uint32_t cols)
+{
+    return (size_t)cols * (cols + (size_t)1) / 2 * sizeof(double);
+}
+
+enum err hessian_factor_within(const float *m, uint32_t cols, double damp, void *room, uint32_t threads)
+{
+    struct factoring f = {.a = room, .n = cols, .is_packed = true};
+    char *out = room;
+    enum err e = factor(&f, m, damp, threads);
+    /* a float never lies behind its double, so that nothing is overwritten before it is read */
+    for (uint32_t j = 0; !e && j < cols; j++)
+        for (uint32_t k = j; k < cols; k++) {
+            double value, diagonal;
+            memcpy(&value, row_of(&f, j) + k, sizeof value);
+            memcpy(&diagonal, row_of(&f, k) + k, sizeof diagonal);
+            const float t = j < k ? (float)(value / diagonal) : 0;
+            memcpy(out + ((size_t)j * cols + k) * sizeof t, &t, sizeof t);
+        }
+    return e;
 }
 
 WIDE static void axpy(float *y, const float *x, float a, uint32_t n)

@@ -8,6 +8,7 @@
 #define HESSIAN_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "protocol/err.h"
@@ -18,6 +19,7 @@ struct hessian {
     uint32_t cols;
     double rows[2];  /* of activations, per sample */
     float *sum[2];   /* [cols, cols] */
+    float *panel;    /* room of hessian_add; NULL when there is none */
 };
 
 /* Bytes of one struct for cols, both samples. */
@@ -39,10 +41,15 @@ void hessian_permute(const float *m, const uint32_t *order, uint32_t cols, float
 
 /* A = m + damp * mean(diag m) * I = R R^T with R upper triangular, factored from the last index on, in
  * double; then t[j][k] = R[j][k] / R[k][k] for j < k, the unit upper matrix of LDLQ.
- *   m, t [cols, cols] F32; work [cols, cols] double
+ *   m, t [cols, cols] F32; work [cols, cols] double, its upper triangle becomes R
  * Errors: ERR_ARGUMENT when A is not positive definite (t is then undefined). */
 NODISCARD enum err hessian_factor(const float *m, uint32_t cols, double damp, double *work, float *t,
                                   uint32_t threads);
+
+/* The same in half the memory: room of hessian_room(cols) bytes becomes t, [cols, cols] F32, of which only what is
+ * right of the diagonal is meant. */
+size_t hessian_room(uint32_t cols);
+NODISCARD enum err hessian_factor_within(const float *m, uint32_t cols, double damp, void *room, uint32_t threads);
 
 /* e H e^T of one row. */
 double hessian_norm(const float *m, uint32_t cols, const float *e, float *scratch);

@@ -10,32 +10,27 @@
 #include "compress/quantise_work.h"
 #include "protocol/hex.h"
 
-/* With Hessians a run can go on only where the next ones are collected: behind a band of layers. */
+/* With Hessians nothing is remembered before the first layer is: its activations follow from what was encoded
+ * before. Then at the end of each. */
 static enum err checkpoint(struct quantise_work *w, uint32_t i)
 {
+    uint32_t layer = 0, next = 0;
     if (!w->source)
         return quantise_file_checkpoint(w->file, i + 1, false);
-    if (!gptq_source_ends(w->source, i))
+    if (gptq_source_done(w->source) == 0)
         return ERR_NONE;
-    enum err e = gptq_source_sync(w->source);
-    return e ? e : quantise_file_checkpoint(w->file, i + 1, true);
+    const bool is_due = gptq_source_streams(w->source, i, &layer) && i + 1 < w->plan->tensors &&
+                        (!gptq_source_streams(w->source, i + 1, &next) || next != layer);
+    return quantise_file_checkpoint(w->file, i + 1, is_due);
 }
 
-static enum err take_tensor(struct quantise_work *w, uint32_t i, struct quantise_tensor *out)
+static enum err take_tensor(struct quantise_work *w, uint32_t i)
 {
-    const struct plan_tensor *to = &w->plan->tensor[i];
-    w->progress.tensor = i;
-    w->progress.name = to->name;
-    w->error = w->energy = 0;
-    enum err e = quantise_tensor_encode(w, i, out);
+    enum err e = quantise_tensor_take(w, i);
     if (e)
         return e == ERR_CANCELLED || (w->fault && w->fault->text[0])
                    ? e
-                   : fault_set(w->fault, e, "%s: cannot be quantised: %s", to->name, err_name(e));
-    if (quantise_tensor_is_copied(w, i))
-        out->error = 0;
-    else if (w->y)
-        out->error = w->energy > 0 ? w->error / w->energy : 0;
+                   : fault_set(w->fault, e, "%s: cannot be quantised: %s", w->progress.name, err_name(e));
     return checkpoint(w, i);
 }
 
@@ -72,7 +67,27 @@ static enum err add_base(const struct quantise_work *w, struct digest *d)
     return ERR_NONE;
 }
 
-/* What a kept part must have been made of to be continued: plan and weights. */
+/* What the Hessians come from. */
+static enum err add_texts(const struct quantise_work *w, struct digest *d)
+{
+    char hex[DIGEST_HEX];
+    enum err e = ERR_NONE;
+    const struct quantise_options *o = w->options;
+    if (!quantise_tensor_wants_gptq(w->plan))
+        return ERR_NONE;
+    digest_add(d, &o->text_tokens, sizeof o->text_tokens);
+    for (uint32_t i = 0; i < o->texts && !e; i++) {
+        e = digest_file(o->text[i], hex, NULL);
+        if (e)
+            return fault_set(w->fault, e, "%s: cannot be read", o->text[i]);
+        digest_add(d, hex, sizeof hex);
+        if (o->language)
+            digest_add(d, o->language[i], strlen(o->language[i]) + 1);
+    }
+    return e;
+}
+
+/* What a kept part must have been made of to be continued: plan, weights and texts. */
 static enum err identify(const struct quantise_work *w, char identity[DIGEST_HEX])
 {
     struct digest d = {NULL};
@@ -93,6 +108,8 @@ static enum err identify(const struct quantise_work *w, char identity[DIGEST_HEX
             }
         }
         e = add_base(w, &d);
+        if (!e)
+            e = add_texts(w, &d);
         if (!e && !(e = digest_finish(&d, hash)))
             hex_encode(hash, sizeof hash, identity);
         digest_stop(&d);
@@ -104,6 +121,16 @@ static enum err identify(const struct quantise_work *w, char identity[DIGEST_HEX
 static int report_again(void *context)
 {
     return quantise_tensor_report(context) != ERR_NONE;
+}
+
+/* Between tensors of a layer, by how much of it the text has been through. */
+static int report_part(void *context, double part)
+{
+    struct quantise_work *w = context;
+    const uint64_t done = (uint64_t)(part * (double)w->layer_bytes);
+    if (w->layer_done + done > w->progress.bytes)
+        w->progress.bytes = w->layer_done + done;
+    return report_again(w);
 }
 
 /* Pruned first where the plan says so: the rest does not know of it. */
@@ -139,7 +166,7 @@ static enum err open_base(struct quantise_work *w)
     return e ? fault_set(w->fault, e, "%s", reason) : ERR_NONE;
 }
 
-static enum err open_source(struct quantise_work *w, uint32_t done)
+static enum err open_source(struct quantise_work *w, const char *identity)
 {
     const struct quantise_options *o = w->options;
     struct calibrate_text text[RECIPE_TEXTS_MAX];
@@ -150,6 +177,7 @@ static enum err open_source(struct quantise_work *w, uint32_t done)
     for (uint32_t i = 0; i < o->texts; i++)
         text[i] = (struct calibrate_text){.path = o->text[i], .language = o->language ? o->language[i] : "text"};
     const struct gptq_source_options options = {.out_path = o->out_path,
+                                                .identity = identity,
                                                 .plan = w->plan,
                                                 .base = w->base,
                                                 .awq = w->awq,
@@ -159,10 +187,12 @@ static enum err open_source(struct quantise_work *w, uint32_t done)
                                                 .tokens = o->text_tokens,
                                                 .memory_bytes = o->memory_bytes,
                                                 .threads = w->threads,
-                                                .done = done,
-                                                .progress = report_again,
+                                                .reserved = 3 * w->strip_values * sizeof *w->x,
+                                                .progress = report_part,
                                                 .progress_context = w};
-    return gptq_source_open(&options, &w->source, w->fault);
+    const enum err e = gptq_source_open(&options, &w->source, w->fault);
+    w->counted = e ? 0 : gptq_source_done(w->source);
+    return e;
 }
 
 static enum err open_all(struct quantise_work *w, uint32_t *done)
@@ -188,7 +218,7 @@ static enum err open_all(struct quantise_work *w, uint32_t *done)
         return e;
     if (o->base && w->engine_threads > 1)
         (void)!engine_limit_threads(w->engine, w->engine_threads - 1); /* where it cannot, they share */
-    return open_source(w, *done);
+    return open_source(w, identity);
 }
 
 static void release(struct quantise_work *w)
@@ -296,15 +326,16 @@ enum err quantise_run(const struct quantise_options *options, struct quantise_re
     enum err e = open_result(w.plan, &r);
     if (e || (e = open_all(&w, &done)))
         goto out;
+    w.tensor = r.tensor;
     w.progress.tensors = w.plan->tensors;
     for (uint32_t i = 0; i < w.plan->tensors; i++)
-        w.progress.bytes_total += gguf_tensor(w.base, i)->bytes;
+        w.progress.bytes_total += quantise_tensor_cost(&w, i);
     for (uint32_t i = 0; i < w.plan->tensors; i++) {
         if (i < done) {
-            w.progress.bytes += gguf_tensor(w.base, i)->bytes;
+            w.progress.bytes += quantise_tensor_cost(&w, i);
             continue;
         }
-        if ((e = take_tensor(&w, i, &r.tensor[i])))
+        if ((e = take_tensor(&w, i)))
             goto out;
     }
     r.tensors_resumed = done;

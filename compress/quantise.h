@@ -17,7 +17,7 @@
 #include "compress/plan.h"
 
 struct quantise_progress {
-    uint64_t bytes;       /* of the base's tensors read so far */
+    uint64_t bytes;       /* of the base's tensors done so far; with gptq, those that take little time count less */
     uint64_t bytes_total;
     uint32_t tensor;      /* index of the tensor in work */
     uint32_t tensors;
@@ -39,7 +39,7 @@ struct quantise_options {
     struct engine *engine;          /* NULL: the best one of this machine is opened */
     uint32_t threads;               /* for an engine that is opened here; 0: from the device */
     uint64_t memory_bytes;          /* resident memory of the process at most; refused where it cannot be kept.
-                                     * 0: strips of 64 MiB, Hessians of 1 GiB */
+                                     * 0: strips of 64 MiB, Hessians as gptq_source.h says */
     bool is_measured;               /* also measure the error of every tensor (costs a decode) */
     const char *const *text;        /* gptq and pruning that recovers: calibration texts */
     const char *const *language;    /* [texts], equal tokens of each; NULL: one group */

@@ -316,7 +316,7 @@ void quantise_file_close(struct quantise_file *q)
 
 void quantise_discard(const char *out_path)
 {
-    static const char *const suffixes[] = {".part", ".state", ".state.new", ".refused", ".work"};
+    static const char *const suffixes[] = {".part", ".state", ".state.new", ".refused", ".work", ".blocks", ".layers", ".layers.new"};
     char path[PATH_BYTES];
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
         if (snprintf(path, sizeof path, "%s%s", out_path, suffixes[i]) < PATH_BYTES)

@@ -10,8 +10,15 @@ enum {
     MEMORY_DEFAULT = 64 << 20,
     MEMORY_SLACK = 6 << 20, /* of threads, the digest and what allocators keep */
     STRIP_BYTES = 8 << 20, /* of F32: more gains nothing */
-    COPY_BYTES = 1 << 20
+    COPY_BYTES = 1 << 20,
+    CHEAP = 16 /* as much faster is what needs no Hessian, at least */
 };
+
+/* To the file, or, out of its order, to the source. */
+static enum err append(struct quantise_work *w, uint32_t i, const void *data, size_t bytes)
+{
+    return w->is_streaming ? gptq_source_keep(w->source, i, data, bytes) : quantise_file_append(w->file, data, bytes);
+}
 
 static bool is_gptq(const struct plan_tensor *t)
 {
@@ -24,6 +31,20 @@ bool quantise_tensor_wants_gptq(const struct plan *p)
     for (uint32_t i = 0; i < p->tensors; i++)
         wants = wants || is_gptq(&p->tensor[i]);
     return wants;
+}
+
+uint64_t quantise_tensor_cost(const struct quantise_work *w, uint32_t i)
+{
+    const uint64_t bytes = gguf_tensor(w->base, i)->bytes;
+    return quantise_tensor_wants_gptq(w->plan) && !is_gptq(&w->plan->tensor[i]) ? bytes / CHEAP : bytes;
+}
+
+/* rows of tensor i are done */
+static void count(struct quantise_work *w, uint32_t i, uint64_t rows)
+{
+    const struct gguf_tensor *t = gguf_tensor(w->base, i);
+    if (!w->is_streaming) /* there the text's way through the layer counts */
+        w->progress.bytes += rows * (quantise_tensor_cost(w, i) / t->rows);
 }
 
 enum err quantise_tensor_report(struct quantise_work *w)
@@ -65,18 +86,19 @@ enum err quantise_tensor_room(struct quantise_work *w)
     return ERR_NONE;
 }
 
-static enum err copy_tensor(struct quantise_work *w, const struct gguf_tensor *t)
+static enum err copy_tensor(struct quantise_work *w, uint32_t i)
 {
+    const struct gguf_tensor *t = gguf_tensor(w->base, i);
     for (size_t at = 0; at < t->bytes; at += COPY_BYTES) {
         const size_t n = t->bytes - at < COPY_BYTES ? t->bytes - at : COPY_BYTES;
         enum err e = quantise_file_append(w->file, t->data + at, n);
         if (e)
             return e;
         gguf_drop(w->base, t->data + at, n);
-        w->progress.bytes += n;
         if ((e = quantise_tensor_report(w)))
             return e;
     }
+    count(w, i, t->rows);
     return ERR_NONE;
 }
 
@@ -136,7 +158,7 @@ static enum err encode_strip(struct quantise_work *w, uint32_t i, uint32_t row, 
     const uint32_t method = to->method == RECIPE_RTN || to->method == RECIPE_KEEP ? HAL_RTN : HAL_SEARCH;
     if ((e = ops->encode(w->engine->dev, to->type, method, w->x, rows, to->cols,
                          to->is_weighted ? w->h : NULL, w->out, bytes)) ||
-        (e = quantise_file_append(w->file, w->out, bytes)))
+        (e = append(w, i, w->out, bytes)))
         return e;
     if (to->method == RECIPE_CASCADE && w->y && /* the loss is counted from the base, not from Q8_0 */
         (e = w->engine->ops.decode(w->engine->dev, from->type, data, rows * from->row_bytes, rows, to->cols, w->x)))
@@ -144,7 +166,7 @@ static enum err encode_strip(struct quantise_work *w, uint32_t i, uint32_t row, 
     if ((e = look_back(w, i, row, rows, w->x, w->out)))
         return e;
     gguf_drop(w->base, data, rows * from->row_bytes);
-    w->progress.bytes += rows * from->row_bytes;
+    count(w, i, rows);
     e = quantise_base_settle(w, false);
     return e ? e : quantise_tensor_report(w);
 }
@@ -200,7 +222,7 @@ static enum err scheme_tensor(struct quantise_work *w, uint32_t i)
         const uint8_t *data = from->data + (size_t)row * from->row_bytes;
         if ((e = w->engine->ops.decode(w->engine->dev, from->type, data, rows * from->row_bytes, rows, to->cols, x)) ||
             (e = scheme_encode(s, to->type, x, rows, to->cols, scratch, out)) ||
-            (e = quantise_file_append(w->file, out, rows * row_bytes)))
+            (e = append(w, i, out, rows * row_bytes)))
             break;
         for (uint32_t at = 0, n; at < rows && !e; at += n) { /* y holds a strip */
             n = (uint32_t)(w->strip_values / to->cols);
@@ -208,7 +230,7 @@ static enum err scheme_tensor(struct quantise_work *w, uint32_t i)
             e = look_back(w, i, row + at, n, x + (size_t)at * to->cols, out + at * row_bytes);
         }
         gguf_drop(w->base, data, rows * from->row_bytes);
-        w->progress.bytes += rows * from->row_bytes;
+        count(w, i, rows);
         e = e ? e : quantise_tensor_report(w);
     }
     free(x);
@@ -238,7 +260,7 @@ static enum err feed_back_tensor(struct quantise_work *w, uint32_t i, struct gpt
     awq_apply(x, 0, to->rows, to->cols, column, row_scale);
     memcpy(w->h, basis->importance, to->cols * sizeof *w->h);
     if ((e = gptq_encode(w->engine, w->threads, to->type, x, to->rows, to->cols, basis, NULL, blocks, &result)) ||
-        (e = quantise_file_append(w->file, blocks, to->rows * row_bytes)))
+        (e = append(w, i, blocks, to->rows * row_bytes)))
         goto out;
     out->output_error = result.error[result.taken];
     out->method = result.taken == GPTQ_SEARCH ? RECIPE_SEARCH : to->method;
@@ -247,7 +269,7 @@ static enum err feed_back_tensor(struct quantise_work *w, uint32_t i, struct gpt
         e = look_back(w, i, row, rows, x + (size_t)row * to->cols, blocks + row * row_bytes);
     }
     gguf_drop(w->base, from->data, from->bytes);
-    w->progress.bytes += from->bytes;
+    count(w, i, to->rows);
     if (!e)
         e = quantise_tensor_report(w);
 out:
@@ -256,13 +278,12 @@ out:
     return e;
 }
 
-enum err quantise_tensor_encode(struct quantise_work *w, uint32_t i, struct quantise_tensor *out)
+static enum err encode_by_method(struct quantise_work *w, uint32_t i)
 {
     struct gptq_basis *basis = NULL;
+    struct quantise_tensor *out = &w->tensor[i];
     enum err e = ERR_NONE;
-    if (quantise_tensor_is_copied(w, i))
-        return copy_tensor(w, gguf_tensor(w->base, i));
-    if (w->source && (e = gptq_source_get(w->source, i, &basis, w->fault)))
+    if (w->is_streaming && (e = gptq_source_get(w->source, i, &basis, w->fault)))
         return e;
     if (basis)
         return feed_back_tensor(w, i, basis, out);
@@ -271,4 +292,72 @@ enum err quantise_tensor_encode(struct quantise_work *w, uint32_t i, struct quan
     if (is_gptq(&w->plan->tensor[i]))
         out->method = RECIPE_SEARCH;
     return encode_tensor(w, i);
+}
+
+static enum err encode(struct quantise_work *w, uint32_t i)
+{
+    w->progress.tensor = i;
+    w->progress.name = w->plan->tensor[i].name;
+    w->error = w->energy = 0;
+    enum err e = encode_by_method(w, i);
+    if (!e && w->y)
+        w->tensor[i].error = w->energy > 0 ? w->error / w->energy : 0;
+    return e;
+}
+
+/* The next layer into the source, in the order in which it is computed. */
+static enum err stream_layer(struct quantise_work *w)
+{
+    const uint32_t *tensor = NULL;
+    uint32_t tensors = 0;
+    w->layer_done = w->progress.bytes;
+    w->layer_bytes = 0;
+    enum err e = gptq_source_begin(w->source, &tensor, &tensors, w->fault);
+    for (uint32_t k = 0; k < tensors; k++)
+        w->layer_bytes += quantise_tensor_is_copied(w, tensor[k]) ? 0 : quantise_tensor_cost(w, tensor[k]);
+    w->is_streaming = true;
+    for (uint32_t k = 0; k < tensors && !e; k++)
+        e = quantise_tensor_is_copied(w, tensor[k]) ? ERR_NONE : encode(w, tensor[k]);
+    w->is_streaming = false;
+    e = e ? e : gptq_source_end(w->source, w->fault);
+    w->progress.bytes = w->layer_done + w->layer_bytes;
+    return e;
+}
+
+/* What the source keeps of tensor i into the file. */
+static enum err take_kept(struct quantise_work *w, uint32_t i)
+{
+    const uint64_t bytes = plan_tensor_bytes(&w->plan->tensor[i]);
+    const size_t piece = w->strip_values * sizeof *w->out;
+    for (uint64_t at = 0; at < bytes; at += piece) {
+        const size_t n = bytes - at < piece ? (size_t)(bytes - at) : piece;
+        enum err e = gptq_source_read(w->source, i, at, w->out, n);
+        if (e || (e = quantise_file_append(w->file, w->out, n)))
+            return e;
+    }
+    return ERR_NONE;
+}
+
+enum err quantise_tensor_take(struct quantise_work *w, uint32_t i)
+{
+    uint32_t layer = 0;
+    enum err e = ERR_NONE;
+    if (!w->source || !gptq_source_streams(w->source, i, &layer)) {
+        if (!quantise_tensor_is_copied(w, i))
+            return encode(w, i);
+    } else {
+        while (!e && gptq_source_done(w->source) <= layer)
+            e = stream_layer(w);
+    }
+    if (e)
+        return e;
+    w->progress.tensor = i;
+    w->progress.name = w->plan->tensor[i].name;
+    if (!quantise_tensor_is_copied(w, i)) {
+        if (layer < w->counted)
+            count(w, i, w->plan->tensor[i].rows);
+        return take_kept(w, i);
+    }
+    w->tensor[i].error = 0;
+    return copy_tensor(w, i);
 }

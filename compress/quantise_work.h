@@ -21,6 +21,10 @@ struct quantise_work {
     struct awq *awq;
     struct quantise_file *file;
     struct gptq_source *source; /* NULL: no tensor wants gptq */
+    bool is_streaming;          /* what is encoded goes to the source, not to the file */
+    uint64_t layer_bytes, layer_done; /* what the layer in work counts for, and all before it */
+    uint32_t counted;           /* layers of the source that an earlier run finished */
+    struct quantise_tensor *tensor; /* [tensors] of the result */
     float *x, *y;   /* a strip and, when measured or fed back, its decoding */
     float *h;       /* importance of the slice in work */
     uint8_t *out;   /* the strip's blocks */
@@ -37,6 +41,8 @@ struct quantise_work {
  * a thread of the engine is left to it. */
 NODISCARD enum err quantise_base_settle(struct quantise_work *w, bool is_last);
 
+/* What tensor i counts for in the progress: its bytes, and with Hessians a sixteenth where it needs none. */
+uint64_t quantise_tensor_cost(const struct quantise_work *w, uint32_t i);
 /* Tell the caller; ERR_CANCELLED when it wants to stop. */
 NODISCARD enum err quantise_tensor_report(struct quantise_work *w);
 /* Allocate the strips: the largest row must fit, else the cap says how many rows are taken at once. */
@@ -44,7 +50,8 @@ NODISCARD enum err quantise_tensor_room(struct quantise_work *w);
 /* Whether tensor i goes over as it is. */
 bool quantise_tensor_is_copied(const struct quantise_work *w, uint32_t i);
 bool quantise_tensor_wants_gptq(const struct plan *p);
-/* Tensor i of the plan: decode, fold, encode, append; out is told what was really done. */
-NODISCARD enum err quantise_tensor_encode(struct quantise_work *w, uint32_t i, struct quantise_tensor *out);
+/* Tensor i of the plan into the file: decode, fold, encode, append; with Hessians all layers up to its own first.
+ * The result is told what was really done. */
+NODISCARD enum err quantise_tensor_take(struct quantise_work *w, uint32_t i);
 
 #endif
