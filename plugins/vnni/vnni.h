@@ -51,6 +51,7 @@ enum vnni_info {
 struct vnni_shape {
     uint32_t scales;   /* 1, or 2: one per 16 columns */
     uint32_t minimums; /* 0, 1, or 2: one per 16 columns */
+    uint32_t is_long;  /* scales fill all 24 bits of an F32, else 22 at most */
 };
 
 static inline size_t vnni_group_bytes(struct vnni_shape shape)

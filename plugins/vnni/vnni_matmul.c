@@ -43,10 +43,11 @@ struct vnni_shape vnni_shape_of(uint32_t type)
     case HAL_Q4_1:
     case HAL_Q5_1:
     case HAL_Q4_K:
-    case HAL_Q5_K: return (struct vnni_shape){1, 1};
-    case HAL_Q2_K: return (struct vnni_shape){1, 2};
-    case HAL_Q6_K: return (struct vnni_shape){2, 0};
-    default: return (struct vnni_shape){1, 0};
+    case HAL_Q5_K: return (struct vnni_shape){1, 1, 0};
+    case HAL_Q2_K: return (struct vnni_shape){1, 2, 0};
+    case HAL_Q6_K: return (struct vnni_shape){2, 0, 0};
+    case HAL_NF4: return (struct vnni_shape){1, 0, 1};
+    default: return (struct vnni_shape){1, 0, 0};
     }
 }
 

@@ -170,7 +170,7 @@ INLINE void add_group(struct vnni_shape shape, const struct group *group, const 
 
 INLINE struct vnni_shape shape_of(uint32_t type)
 {
-    return (struct vnni_shape){unpack_scales_of(type), unpack_minimums_of(type)};
+    return (struct vnni_shape){unpack_scales_of(type), unpack_minimums_of(type), type == HAL_NF4};
 }
 
 /* ---- one token: codes are used as they are unpacked ---- */
@@ -382,13 +382,15 @@ void VNNI_KERNEL(gemm)(struct vnni_shape shape, const uint8_t *unpacked, uint32_
 {
     tiles_open();
     if (shape.scales == 2)
-        gemm_shape((struct vnni_shape){2, 0}, unpacked, panels, in, out);
+        gemm_shape((struct vnni_shape){2, 0, 0}, unpacked, panels, in, out);
+    else if (shape.is_long)
+        gemm_shape((struct vnni_shape){1, 0, 1}, unpacked, panels, in, out);
     else if (shape.minimums == 0)
-        gemm_shape((struct vnni_shape){1, 0}, unpacked, panels, in, out);
+        gemm_shape((struct vnni_shape){1, 0, 0}, unpacked, panels, in, out);
     else if (shape.minimums == 1)
-        gemm_shape((struct vnni_shape){1, 1}, unpacked, panels, in, out);
+        gemm_shape((struct vnni_shape){1, 1, 0}, unpacked, panels, in, out);
     else
-        gemm_shape((struct vnni_shape){1, 2}, unpacked, panels, in, out);
+        gemm_shape((struct vnni_shape){1, 2, 0}, unpacked, panels, in, out);
     tiles_close();
 }
 

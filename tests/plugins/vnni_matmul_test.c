@@ -97,6 +97,50 @@ static void every_type_shape_pattern_path(void)
     }
 }
 
+/* Is the row of each of some tokens the same alone as among 21? Prefixes are reused on that promise. */
+static int is_same_alone(struct vnni_fixture *f, uint32_t type)
+{
+    enum { TOKENS = 21, ROWS = 40, COLS = 1536 };
+    struct vnni_pair w, x, y, alone;
+    if (!make_weights(f, type, ROWS, COLS, VNNI_PATTERN_NORMAL, type, &w) ||
+        !make_input(f, TOKENS, COLS, VNNI_PATTERN_NORMAL, type + 1, &x) ||
+        !vnni_fixture_new(f, HAL_F32, HAL_ACTIVATION, TOKENS, ROWS, &y) ||
+        !vnni_fixture_new(f, HAL_F32, HAL_ACTIVATION, 1, ROWS, &alone))
+        return 0;
+    const struct hal_mat *many = &y.mine, *one = &alone.mine, *weights = &w.mine;
+    int same = f->plugin->matmul(f->dev, &many, &x.mine, &weights, 1) == ERR_NONE;
+    for (uint32_t t = 0; t < TOKENS; t += 4) {
+        struct hal_mat row = x.mine;
+        row.mem = (float *)x.mine.mem + (size_t)t * COLS;
+        row.rows = 1;
+        same &= f->plugin->matmul(f->dev, &one, &row, &weights, 1) == ERR_NONE &&
+                memcmp(alone.mine.mem, (float *)y.mine.mem + (size_t)t * ROWS, ROWS * sizeof(float)) == 0;
+    }
+    vnni_fixture_free(f, &alone);
+    vnni_fixture_free(f, &y);
+    vnni_fixture_free(f, &x);
+    vnni_fixture_free(f, &w);
+    return same;
+}
+
+static void a_token_is_the_same_alone_and_in_a_batch(void)
+{
+    const char *path;
+    for (uint32_t p = 0; (path = vnni_fixture_path(p)) != NULL; p++) {
+        struct vnni_fixture f;
+        CU_ASSERT_FATAL(vnni_fixture_open(&f, path, 2));
+        for (uint32_t i = 0; i < TYPES; i++) {
+            if (types[i] == HAL_F32 || types[i] == HAL_F16 || types[i] == HAL_BF16 ||
+                types[i] == HAL_Q2_K || types[i] == HAL_Q3_K)
+                continue; /* not promised */
+            if (!is_same_alone(&f, types[i]))
+                printf("%s, type %u: differs\n", path, types[i]);
+            CU_ASSERT(is_same_alone(&f, types[i]));
+        }
+        vnni_fixture_close(&f);
+    }
+}
+
 static void several_weights_share_one_input(void)
 {
     struct vnni_fixture f;
@@ -240,6 +284,7 @@ int main(void)
     }
     CU_TestInfo tests[] = {
         {"every type, shape, pattern and path", every_type_shape_pattern_path},
+        {"a token is the same alone and in a batch", a_token_is_the_same_alone_and_in_a_batch},
         {"several weights share one input", several_weights_share_one_input},
         {"weights come back as they were put", weights_come_back_as_they_were_put},
         {"rows are embedded exactly", rows_are_embedded_exactly},
