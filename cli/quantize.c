@@ -246,9 +246,10 @@ static int make_plan(struct job *j)
     const struct profile *profile = j->profile;
     const char *profile_sha256 = j->profile_sha256[0] ? j->profile_sha256 : NULL;
     const bool prunes = recipe_prunes(&r->prune);
-    /* Nothing but the file's metadata wants the digest of a base that no profile and no recipe speaks of. */
-    const bool is_late =
-        !r->base_sha256[0] && !j->profile && j->texts.count == 0 && !j->settings->dry_run && !prunes;
+    /* Nothing but the file's metadata wants the digest of a base that no profile and no recipe speaks of; a rotated one
+     * is made anew by the run that continues, and known by it. */
+    const bool is_late = !r->base_sha256[0] && !j->profile && j->texts.count == 0 && !j->settings->dry_run && !prunes &&
+                         !j->settings->rotate;
     enum err e = ERR_NONE;
     memcpy(j->base_sha256, DIGEST_LATER, sizeof j->base_sha256);
     const bool is_early = prunes || j->recipe.is_left_out;
@@ -414,7 +415,7 @@ static int quantize(struct cli_call *call)
 out:
     if (j->pruned.gguf && j->settings->dry_run)
         prune_file_discard(j->settings->out);
-    if (j->rotated_path[0] && (status == CLI_DONE || j->settings->dry_run))
+    if (j->rotated_path[0])
         rotate_file_discard(j->settings->out);
     prune_base_close(&j->pruned);
     plan_close(j->plan);

@@ -39,8 +39,7 @@ struct rotate_result {
     uint64_t weights_added; /* by that */
 };
 
-/* Write out_path (llama, qwen2, qwen3 without experts), or leave it where an earlier run made the same; key
- * tare.rotated says what it is. result may be NULL. Errors: ERR_UNSUPPORTED (another architecture, a tensor that
+/* Write out_path (llama, qwen2, qwen3 without experts); key tare.rotated says of what. result may be NULL. Errors: ERR_UNSUPPORTED (another architecture, a tensor that
  * the rotation does not know), ERR_FORMAT, ERR_IO, ERR_CANCELLED, ERR_MEMORY. */
 NODISCARD enum err rotate_file_make(const struct rotate_options *options, struct rotate_result *result, struct fault *f);
 

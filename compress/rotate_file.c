@@ -28,9 +28,7 @@ struct fold {
 static const struct fold of_model[] = {{embedding_name, false, NULL, STREAM, NONE},
                                        {head_name, false, last_norm, STREAM, NONE},
                                        {last_norm, true, NULL, NONE, NONE},
-                                       {"rope_freqs.weight", false, NULL, NONE, NONE},
-                                       {"rope_factors_long.weight", false, NULL, NONE, NONE},
-                                       {"rope_factors_short.weight", false, NULL, NONE, NONE}};
+                                       {"rope_freqs.weight", false, NULL, NONE, NONE}};
 
 static const struct fold of_layer[] = {{"attn_norm.weight", true, NULL, NONE, NONE},
                                        {"attn_q.weight", false, "attn_norm.weight", STREAM, NONE},
@@ -69,8 +67,8 @@ void rotate_file_path(const char *out_path, char *path, size_t capacity)
 void rotate_file_discard(const char *out_path)
 {
     char path[PATH_BYTES];
-    if (snprintf(path, sizeof path, "%s.rotated", out_path) < PATH_BYTES)
-        unlink(path);
+    rotate_file_path(out_path, path, sizeof path);
+    unlink(path);
 }
 
 /* The fold of a tensor and its layer; NULL: the rotation does not know it. */
@@ -91,20 +89,14 @@ static const struct fold *find_fold(const char *name, uint32_t *layer)
     return NULL;
 }
 
-static bool is_known_architecture(const struct gguf *g)
-{
-    struct gguf_text a = {"", 0};
-    return gguf_string(g, "general.architecture", &a) == ERR_NONE &&
-           ((a.bytes == 5 && (memcmp(a.text, "llama", 5) == 0 || memcmp(a.text, "qwen2", 5) == 0 ||
-                              memcmp(a.text, "qwen3", 5) == 0)));
-}
-
 /* Everything must be known before anything is written: what is left out would be wrong, not worse. */
 static enum err check_base(struct turning *w)
 {
     uint32_t layer;
+    struct gguf_text a = {"", 0};
     const struct gguf *g = w->base;
-    if (!is_known_architecture(g))
+    if (gguf_string(g, "general.architecture", &a) || a.bytes != 5 ||
+        (memcmp(a.text, "llama", 5) != 0 && memcmp(a.text, "qwen2", 5) != 0 && memcmp(a.text, "qwen3", 5) != 0))
         return fault_set(w->fault, ERR_UNSUPPORTED, "%s: rotation knows the architectures llama, qwen2 and qwen3 only",
                          gguf_path(g));
     for (uint32_t i = 0; i < gguf_tensors(g); i++)
@@ -128,11 +120,6 @@ static uint32_t length_of(const struct turning *w, enum turn turn)
     return turn == STREAM ? w->stream.length : turn == VALUES ? w->shape.value_dim : 1;
 }
 
-static enum err mismatch(const struct turning *w, const char *name)
-{
-    return fault_set(w->fault, ERR_FORMAT, "%s: %s has not the shape that the keys tell", gguf_path(w->base), name);
-}
-
 /* The gain in front of the rows of t, ones where there is none. */
 static enum err read_gain(const struct turning *w, const char *name, uint32_t layer, const struct gguf_tensor *t,
                           float *gain)
@@ -148,7 +135,7 @@ static enum err read_gain(const struct turning *w, const char *name, uint32_t la
         snprintf(full, sizeof full, "blk.%u.%s", layer, name);
     const struct gguf_tensor *n = gguf_tensor_find(w->base, full);
     if (!n || n->rows != 1 || n->shape[0] != t->shape[0])
-        return mismatch(w, full);
+        return fault_set(w->fault, ERR_FORMAT, "%s: expected %s of the width of %s", gguf_path(w->base), full, t->name);
     struct engine *engine = w->options->engine;
     return engine->ops.decode(engine->dev, n->type, n->data, n->row_bytes, 1, (uint32_t)n->shape[0], gain);
 }
@@ -190,7 +177,8 @@ static enum err turn_tensor(struct turning *w, const struct gguf_tensor *t, cons
     const uint32_t strip = fold->column == NONE ? STRIP_ROWS : block;
     if (cols % run || t->rows % block || (fold->row == STREAM && cols != run) ||
         (fold->column == STREAM && t->rows != block))
-        return mismatch(w, t->name);
+        return fault_set(w->fault, ERR_FORMAT, "%s: %s is not of the shape that its keys tell", gguf_path(w->base),
+                         t->name);
     enum err e = rotate_open(w->shape.value_dim, w->options->seed, 1 + layer, &values);
     float *x = malloc((size_t)strip * cols * sizeof *x), *gain = malloc(cols * sizeof *gain);
     double *y = malloc((size_t)PANEL * (run > block ? run : block) * sizeof *y);
@@ -268,19 +256,6 @@ static enum err write_file(struct turning *w, const char *text)
     return e;
 }
 
-static bool is_there(const char *path, const char *text)
-{
-    char reason[GGUF_REASON_BYTES];
-    struct gguf_text said = {"", 0};
-    struct gguf *g = NULL;
-    if (gguf_open(path, &g, reason))
-        return false;
-    const bool is_same = gguf_string(g, key_name, &said) == ERR_NONE && said.bytes == strlen(text) &&
-                         memcmp(said.text, text, said.bytes) == 0;
-    gguf_close(g);
-    return is_same;
-}
-
 /* A matrix that writes the stream is turned whole. */
 uint64_t rotate_bytes(const struct gguf *base)
 {
@@ -310,9 +285,7 @@ enum err rotate_file_make(const struct rotate_options *options, struct rotate_re
         goto out;
     snprintf(text, sizeof text, "stream %u = %u x %u, values %u, seed %" PRIu64 ", base %s", w.stream.length,
              w.stream.power, w.stream.odd, w.shape.value_dim, options->seed, options->base_sha256);
-    if (!is_there(options->out_path, text))
-        e = write_file(&w, text);
-    if (!e && result)
+    if (!(e = write_file(&w, text)) && result)
         *result = (struct rotate_result){w.is_tied, w.is_tied ? embedding->rows * embedding->shape[0] : 0};
 out:
     if (e && !w.fault->text[0])

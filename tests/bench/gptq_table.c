@@ -1,11 +1,12 @@
 /* gptq_table.c: held-out output error of plain rounding, weighted search and gptq on synthetic matrices: Gaussian
  * weights, correlated activations with a power-law spectrum, a log-normal energy of channels and some hot ones.
  *
- *   gptq_table [COLS [TOKENS [DECAY [HOT [SEED]]]]]     1024 4096 0.6 3 1
+ *   gptq_table [COLS [TOKENS [DECAY [HOT [SEED [ROTATE]]]]]]     1024 4096 0.6 3 1
  *
  * DECAY: the k-th of COLS independent sources has the amplitude k^-DECAY; HOT: every 61st channel is so many
  * times stronger. TOKENS to quantise with, and as many others to judge by. Columns: error of the outputs,
- * tr(dW H dW^T) / tr(W H W^T), times 1000.
+ * tr(dW H dW^T) / tr(W H W^T), times 1000. ROTATE: then the same weights on the same activations, both rotated by
+ * rotate.h with this seed.
  */
 #include <math.h>
 #include <stdint.h>
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 
 #include "compress/gptq.h"
+#include "compress/rotate.h"
 #include "hal/block.h"
 #include "hal/engine.h"
 
@@ -111,15 +113,42 @@ static enum err one_type(struct engine *engine, uint32_t type, const float *w, s
     return e;
 }
 
-int main(int argc, char **argv)
+/* x[rows, cols] with every row rotated. */
+static enum err turn(const struct rotate *r, float *x, uint32_t rows)
+{
+    double *y = malloc(r->length * sizeof *y);
+    for (uint32_t i = 0; y && i < rows; i++, x += r->length) {
+        for (uint32_t c = 0; c < r->length; c++)
+            y[c] = (double)x[c];
+        rotate_apply(r, y);
+        for (uint32_t c = 0; c < r->length; c++)
+            x[c] = (float)y[c];
+    }
+    free(y);
+    return y ? ERR_NONE : ERR_MEMORY;
+}
+
+static enum err table(struct engine *engine, const float *mix, const float *w, uint32_t cols, uint32_t tokens)
 {
     static const uint32_t types[] = {HAL_Q4_0, HAL_Q4_K, HAL_Q3_K, HAL_Q2_K, HAL_IQ4_NL};
+    struct gptq_basis *b = NULL;
+    enum err e = sample(mix, cols, tokens, &b);
+    if (!e)
+        printf("| type | rtn | search | feedback | gptq | damp |\n|---|---|---|---|---|---|\n");
+    for (size_t i = 0; !e && i < sizeof types / sizeof *types; i++)
+        e = one_type(engine, types[i], w, b);
+    gptq_basis_close(b);
+    return e;
+}
+
+int main(int argc, char **argv)
+{
     const uint32_t cols = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 1024;
     const uint32_t tokens = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 4096;
     const double decay = argc > 3 ? strtod(argv[3], NULL) : 0.6, hot = argc > 4 ? strtod(argv[4], NULL) : 3;
     state = argc > 5 ? strtoull(argv[5], NULL, 10) : 1;
     struct engine *engine = NULL;
-    struct gptq_basis *b = NULL;
+    struct rotate r = {0};
     const struct engine_options options = {.threads = 2};
     if (cols == 0 || cols % 256 || cols > 8192 || tokens == 0 || tokens % BATCH) {
         fprintf(stderr, "gptq_table: expected COLS and TOKENS that are multiples of 256\n");
@@ -137,15 +166,18 @@ int main(int argc, char **argv)
     }
     for (uint32_t i = 0; !e && i < ROWS * cols; i++)
         w[i] = normal();
+    const uint64_t before = state;
     if (!e)
-        e = sample(mix, cols, tokens, &b);
-    if (!e)
-        printf("| type | rtn | search | feedback | gptq | damp |\n|---|---|---|---|---|---|\n");
-    for (size_t i = 0; !e && i < sizeof types / sizeof *types; i++)
-        e = one_type(engine, types[i], w, b);
+        e = table(engine, mix, w, cols, tokens);
+    if (!e && argc > 6 && !(e = rotate_open(cols, strtoull(argv[6], NULL, 10), 0, &r)) && !(e = turn(&r, mix, cols)) &&
+        !(e = turn(&r, w, ROWS))) {
+        printf("\nRotated:\n\n");
+        state = before; /* the same sources */
+        e = table(engine, mix, w, cols, tokens);
+    }
     if (e)
         fprintf(stderr, "gptq_table: %s\n", err_name(e));
-    gptq_basis_close(b);
+    rotate_close(&r);
     engine_close(engine);
     free(mix);
     free(w);
