@@ -73,4 +73,15 @@ done
 want 2 'expected --activation-bits' "$tare" eval "$base" --text held-out.txt --ranges en.ranges
 want 3 'expected a file of ranges' "$tare" eval "$base" --text held-out.txt --activation-bits 8 --ranges en.gguf
 
+# a recipe says which sensitivity; the option says otherwise
+printf 'bpw: 4.5\nmethod: rtn\nsensitivity: leave-one-out\n' >measured.yaml
+export XDG_CACHE_HOME=$scratch
+want 3 'expected --bpw or --mode, and --text' "$tare" quantize "$base" -o never.gguf --plan measured.yaml
+want 0 'sensitivity leave-one-out' "$tare" quantize "$base" -o measured.gguf --plan measured.yaml --text held-out.txt --tokens 64
+want 0 'sensitivity leave-one-out' "$tare" quantize "$base" -o asked.gguf --bpw 4.5 --method rtn --sensitivity leave-one-out \
+    --text held-out.txt --tokens 64
+want 0 '' cmp measured.gguf asked.gguf
+want 0 'sensitivity names' "$tare" quantize "$base" -o named.gguf --plan measured.yaml --sensitivity names
+want 1 'differ' cmp measured.gguf named.gguf
+
 exit $bad

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# resume.sh TARE MODEL TEXT...: gptq killed by kill -9 at several layers goes on and ends with the same bytes.
+# resume.sh TARE MODEL TEXT... [OPTION...]: gptq killed by kill -9 at several layers goes on and ends with the same bytes.
 set -u
 tare=$1 model=$2
 shift 2
