@@ -12,6 +12,7 @@
 #include "cli/texts.h"
 #include "compress/calibrate.h"
 #include "compress/digest.h"
+#include "compress/layer_stream.h"
 #include "compress/prune_base.h"
 #include "compress/report.h"
 #include "compress/resident.h"
@@ -20,7 +21,12 @@
 #include "hal/engine.h"
 #include "model/gguf.h"
 
-enum { SAMPLE_ROWS = 256, MODEL_BYTES = 64 << 20 /* activations, cache and logits of a run */ };
+enum {
+    SAMPLE_ROWS = 256,
+    CONTEXT = 512,
+    MODEL_BYTES = 64 << 20, /* activations, cache and logits of a run */
+    WHOLE_BYTES = 256 << 20 /* of a base that gptq may load whole for its profile: no more than its Hessians take */
+};
 
 /* Everything one run holds. */
 struct job {
@@ -88,6 +94,7 @@ static void end_stage(struct job *j, const char *name)
 
 static int show_tokens(void *context, const struct calibrate_progress *p)
 {
+    ((struct progress *)context)->total = (double)p->tokens_total;
     progress_update(context, (double)p->tokens, p->language);
     return 0;
 }
@@ -129,7 +136,12 @@ static int take_profile(struct job *j)
     if (j->texts.count == 0 || (j->recipe.method == RECIPE_RTN && !recipe_prunes(&j->recipe.prune)))
         return CLI_DONE;
     struct progress progress;
-    if ((e = check_memory(j, "calibrate", gguf_bytes(j->base))))
+    const uint64_t memory = (uint64_t)j->call->common.memory_bytes;
+    const bool is_streamed = memory ? memory < resident_now() + gguf_bytes(j->base) + MODEL_BYTES
+                                    : (j->recipe.method == RECIPE_GPTQ || j->recipe.method == RECIPE_GPTQ_AWQ) &&
+                                          gguf_bytes(j->base) > WHOLE_BYTES;
+    if ((e = check_memory(j, "calibrate", is_streamed ? layer_stream_bytes(j->base, j->recipe.context ? j->recipe.context : CONTEXT)
+                                                       : gguf_bytes(j->base))))
         return fail(j, e);
     progress_open(&progress, j->call, "calibrate", "tokens", 0);
     const struct calibrate_options o = {
@@ -140,6 +152,7 @@ static int take_profile(struct job *j)
         .tokens_per_language = j->settings->tokens ? (uint64_t)j->settings->tokens : j->recipe.tokens,
         .seed = j->recipe.seed,
         .context = j->recipe.context,
+        .beside = is_streamed ? j->settings->out : NULL,
         .progress = show_tokens,
         .progress_context = &progress};
     e = calibrate_run(&o, &j->profile, &j->fault);

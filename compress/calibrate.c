@@ -5,6 +5,7 @@
 
 #include "compress/calibrate_windows.h"
 #include "compress/digest.h"
+#include "compress/layer_stream.h"
 #include "compress/ranges.h"
 #include "hal/engine.h"
 #include "model/model.h"
@@ -22,6 +23,8 @@ struct work {
     struct calibrate_windows *windows;
     uint32_t context;
     struct profile *part; /* of the language in work, or NULL */
+    struct layer_stream *stream; /* NULL: the model is open */
+    uint32_t layers;
     enum err error; /* of the observer, which cannot return one */
     struct fault *fault;
 };
@@ -69,6 +72,44 @@ static enum err run_all(struct work *w)
     return ERR_NONE;
 }
 
+/* Before a window goes through a layer. */
+static void next_window(void *context, uint32_t window)
+{
+    struct work *w = context;
+    const bool is_first = layer_stream_at(w->stream) == 0;
+    if (w->options->part) {
+        w->part = w->options->part[w->windows->window[window].language];
+        w->part->chunks += is_first;
+    }
+    w->profile->chunks += is_first;
+}
+
+static int show_layer(void *context, uint32_t windows, uint32_t of)
+{
+    const struct work *w = context;
+    const struct calibrate_options *o = w->options;
+    const uint64_t total = (uint64_t)of * w->context;
+    const double passes = (layer_stream_at(w->stream) + (double)windows / of) / w->layers;
+    const struct calibrate_progress progress = {
+        .tokens = (uint64_t)(passes * (double)total),
+        .tokens_total = total,
+        .language = w->windows->language[w->windows->window[windows - 1].language]};
+    return o->progress ? o->progress(o->progress_context, &progress) : 0;
+}
+
+static enum err run_layers(struct work *w)
+{
+    const struct layer_stream_options options = {.g = w->base, .engine = w->engine, .windows = w->windows,
+                                                 .beside = w->options->beside, .progress = show_layer, .context = w};
+    const struct layer_stream_watch watch = {
+        .window = next_window, .observer = {.linear = observe, .context = w}, .error = &w->error};
+    enum err e = layer_stream_open(&options, &w->stream, w->fault);
+    while (!e && layer_stream_at(w->stream) < w->layers)
+        e = layer_stream_advance(w->stream, &watch, w->fault);
+    layer_stream_close(w->stream);
+    return e;
+}
+
 static enum err open_model(struct work *w)
 {
     char reason[GGUF_REASON_BYTES] = "";
@@ -86,15 +127,21 @@ static enum err open_model(struct work *w)
     }
     uint32_t wanted = o->context ? o->context : CONTEXT_DEFAULT;
     struct model_options options = {.sequences = 1, .context = wanted, .batch = wanted};
-    if ((e = model_open(w->base, w->engine, &options, &w->model, reason)))
+    struct model_info sizes;
+    if (o->beside)
+        e = model_sizes(w->base, &options, &sizes, reason);
+    else
+        e = model_open(w->base, w->engine, &options, &w->model, reason);
+    if (e)
         return fault_set(w->fault, e, "%s", reason);
-    const struct model_info *info = model_info(w->model);
+    const struct model_info *info = o->beside ? &sizes : model_info(w->model);
+    w->layers = info->layers;
     const uint32_t limits[] = {info->context, info->context_trained, info->batch};
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
         if (limits[i] && limits[i] < wanted)
             wanted = limits[i];
     w->context = wanted;
-    return model_observe(w->model, &observer);
+    return w->model ? model_observe(w->model, &observer) : ERR_NONE;
 }
 
 static enum err describe(struct work *w)
@@ -152,7 +199,7 @@ enum err calibrate_run(const struct calibrate_options *options, struct profile *
     if (!e)
         e = open_parts(&w);
     if (!e)
-        e = run_all(&w);
+        e = options->beside ? run_layers(&w) : run_all(&w);
     if (!e && options->ranges) {
         memcpy(options->ranges->base_sha256, w.profile->base_sha256, sizeof w.profile->base_sha256);
         e = ranges_finish(options->ranges);

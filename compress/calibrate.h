@@ -40,6 +40,9 @@ struct calibrate_options {
     uint32_t context;                  /* window, 0: 512 or the model's own if smaller */
     struct ranges *ranges;             /* opened: also gathers them, and finishes; or NULL */
     uint32_t threads;                  /* for an engine that is opened here; 0: from the device */
+    /* NULL: the whole model is loaded. A path: one layer at a time (layer_stream.h, whose file lies beside it);
+     * the same result as far as the engine's sums do not depend on the number of rows. */
+    const char *beside;
     calibrate_progress_fn *progress;   /* may be NULL */
     void *progress_context;
     /* NULL, or room for the profile of each language alone: in the order in which the languages first come in

@@ -15,7 +15,6 @@ enum {
     CONTEXT = 512,
     TOKENS_DEFAULT = 32768,
     SLACK_BYTES = 16 << 20,
-    LOAD_BYTES = 16 << 20, /* mapped pages while a layer is loaded */
     ENCODE_BYTES = 13,     /* per value of a tensor: floats twice, codes twice, blocks, mapped pages */
     SIGNATURE_ROWS = 16
 };
@@ -73,32 +72,16 @@ static uint64_t larger(uint64_t a, uint64_t b)
 /* What a run takes beside what is resident now: the greater of a pass and of encoding a tensor. */
 static uint64_t needed(const struct gptq_source *s)
 {
-    uint64_t weights = 0, rows = 0, of_layers = 0, wide = 0, widest = 0, largest = 0, vocabulary = 0, width = 0;
-    const uint32_t context = s->windows->context;
-    for (uint32_t layer = 0; layer < s->until; layer++) {
-        weights = rows = 0;
-        for (uint32_t i = 0; i < s->options.plan->tensors; i++) {
-            const struct plan_tensor *t = &s->options.plan->tensor[i];
-            const uint64_t values = (uint64_t)t->rows * t->cols;
-            const uint32_t of = gptq_work_layer(t->name);
-            if (of == UINT32_MAX) {
-                vocabulary = larger(vocabulary, t->rows);
-                width = larger(width, t->cols);
-            }
-            if (of != layer)
-                continue;
-            weights += t->from == HAL_BF16 ? 4 * values : gguf_tensor(s->work.gguf, i)->bytes;
-            rows += is_linear(s, i) ? t->rows : 0;
-            wide = larger(wide, t->cols);
-            if (wants_gptq(t) && is_linear(s, i)) {
-                widest = larger(widest, t->cols);
-                largest = larger(largest, values);
-            }
-        }
-        of_layers = larger(of_layers, weights + (rows + 6 * width + 2 * wide) * context * sizeof(float));
+    uint64_t widest = 0, largest = 0;
+    for (uint32_t i = 0; i < s->options.plan->tensors; i++) {
+        const struct plan_tensor *t = &s->options.plan->tensor[i];
+        if (!wants_gptq(t) || !is_linear(s, i) || layer_stream_layer(t->name) == UINT32_MAX)
+            continue;
+        widest = larger(widest, t->cols);
+        largest = larger(largest, (uint64_t)t->rows * t->cols);
     }
     const uint64_t square = widest * widest * sizeof(float);
-    const uint64_t run = 2 * square + of_layers + 2 * vocabulary * sizeof(float) + LOAD_BYTES;
+    const uint64_t run = 2 * square + layer_stream_bytes(s->work.gguf, s->windows->context);
     const uint64_t encode = 3 * square + largest * ENCODE_BYTES;
     return SLACK_BYTES + s->options.reserved + larger(run, encode);
 }
@@ -160,7 +143,7 @@ enum err gptq_source_open(const struct gptq_source_options *options, struct gptq
     s->order = calloc(p->tensors, sizeof *s->order);
     enum err e = s->member && s->order ? ERR_NONE : ERR_MEMORY;
     for (uint32_t i = 0; i < p->tensors; i++) {
-        const uint32_t layer = gptq_work_layer(p->tensor[i].name);
+        const uint32_t layer = layer_stream_layer(p->tensor[i].name);
         if (wants_gptq(&p->tensor[i]) && layer != UINT32_MAX && layer >= s->until)
             s->until = layer + 1;
     }
@@ -215,7 +198,7 @@ uint32_t gptq_source_done(const struct gptq_source *s)
 
 bool gptq_source_streams(const struct gptq_source *s, uint32_t i, uint32_t *layer)
 {
-    *layer = gptq_work_layer(s->options.plan->tensor[i].name);
+    *layer = layer_stream_layer(s->options.plan->tensor[i].name);
     return *layer < s->until;
 }
 
@@ -293,7 +276,7 @@ enum err gptq_source_begin(struct gptq_source *s, const uint32_t **tensor, uint3
         e = layer_stream_advance(s->stream, NULL, f);
     s->members = s->seen = s->pass = 0;
     for (uint32_t i = 0; i < s->options.plan->tensors; i++)
-        if (gptq_work_layer(s->options.plan->tensor[i].name) == s->done)
+        if (layer_stream_layer(s->options.plan->tensor[i].name) == s->done)
             s->member[s->members++] = (struct member){.tensor = i, .seen = UINT32_MAX};
     if (!e)
         e = layer_stream_look(s->stream, 1, &watch, f);
@@ -388,7 +371,7 @@ enum err gptq_source_put(struct gptq_source *s, uint32_t i, uint32_t row, uint32
     const struct plan_tensor *t = &s->options.plan->tensor[i];
     const struct gguf_tensor *to = gguf_tensor(s->work.gguf, i);
     const float *column, *row_scale;
-    if (s->has_begun && gptq_work_layer(t->name) == UINT32_MAX)
+    if (s->has_begun && layer_stream_layer(t->name) == UINT32_MAX)
         return ERR_NONE;
     awq_scales(s->options.awq, i, &column, &row_scale);
     for (uint32_t r = 0; r < rows; r++)

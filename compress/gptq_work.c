@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "compress/layer_stream.h"
+
 enum { PATH_BYTES = 4096, PIECE = 1 << 20 };
 
 static void path_of(const char *out_path, const char *suffix, char path[PATH_BYTES])
@@ -24,15 +26,6 @@ void gptq_work_discard(const char *out_path)
         path_of(out_path, suffixes[i], path);
         unlink(path);
     }
-}
-
-uint32_t gptq_work_layer(const char *name)
-{
-    char *end;
-    if (strncmp(name, "blk.", 4) != 0)
-        return UINT32_MAX;
-    const unsigned long layer = strtoul(name + 4, &end, 10);
-    return end != name + 4 && *end == '.' && layer < UINT32_MAX ? (uint32_t)layer : UINT32_MAX;
 }
 
 /* "tare-gptq 1 IDENTITY LAYERS\n"; anything else is no state. */
@@ -112,7 +105,7 @@ static void restore(struct gptq_work *w, const struct gguf *base, uint32_t layer
 {
     for (uint32_t i = 0; i < gguf_tensors(base); i++) {
         const struct gguf_tensor *from = gguf_tensor(base, i);
-        const uint32_t layer = gptq_work_layer(from->name);
+        const uint32_t layer = layer_stream_layer(from->name);
         if (layer < layers || layer == UINT32_MAX)
             continue;
         memcpy(gptq_work_data(w, i), from->data, from->bytes);
@@ -128,7 +121,7 @@ static enum err open_blocks(struct gptq_work *w, bool is_resumed, struct fault *
     if (!(w->offset = calloc(w->plan->tensors + 1u, sizeof *w->offset)))
         return ERR_MEMORY;
     for (uint32_t i = 0; i < w->plan->tensors; i++)
-        w->offset[i + 1] = w->offset[i] + (gptq_work_layer(w->plan->tensor[i].name) == UINT32_MAX
+        w->offset[i + 1] = w->offset[i] + (layer_stream_layer(w->plan->tensor[i].name) == UINT32_MAX
                                                ? 0
                                                : plan_tensor_bytes(&w->plan->tensor[i]));
     w->blocks = open(path, O_RDWR | O_CREAT | O_CLOEXEC | (is_resumed ? 0 : O_TRUNC), 0600);

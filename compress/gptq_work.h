@@ -40,7 +40,4 @@ NODISCARD enum err gptq_work_read(const struct gptq_work *w, uint32_t i, uint64_
 /* So many layers are done, durably. Errors: ERR_IO. */
 NODISCARD enum err gptq_work_commit(struct gptq_work *w, uint32_t layers);
 
-/* N of a name "blk.N.", else UINT32_MAX. */
-uint32_t gptq_work_layer(const char *name);
-
 #endif

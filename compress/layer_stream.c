@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "hal/block.h"
+
 enum { PATH_BYTES = 4096, LOAD_BYTES = 8 << 20 }; /* of a layer that are loaded between two drops */
 
 struct layer_stream {
@@ -16,6 +18,49 @@ struct layer_stream {
     float *row; /* [context, width] of one window; made by the first pass that needs it */
     uint64_t loaded;
 };
+
+uint32_t layer_stream_layer(const char *name)
+{
+    char *end;
+    if (strncmp(name, "blk.", 4) != 0)
+        return UINT32_MAX;
+    const unsigned long layer = strtoul(name + 4, &end, 10);
+    return end != name + 4 && *end == '.' && layer < UINT32_MAX ? (uint32_t)layer : UINT32_MAX;
+}
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+uint64_t layer_stream_bytes(const struct gguf *g, uint32_t context)
+{
+    uint64_t most = 0, ends = 0, vocabulary = 0;
+    uint32_t layers = 0;
+    for (uint32_t i = 0; i < gguf_tensors(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor(g, i);
+        const uint32_t layer = layer_stream_layer(t->name);
+        if (layer != UINT32_MAX) {
+            layers = layer + 1 > layers ? layer + 1 : layers;
+            continue;
+        }
+        ends = larger(ends, t->shape[0]);
+        vocabulary = larger(vocabulary, t->rows);
+    }
+    for (uint32_t layer = 0; layer < layers; layer++) {
+        uint64_t weights = 0, outputs = 0, wide = 0;
+        for (uint32_t i = 0; i < gguf_tensors(g); i++) {
+            const struct gguf_tensor *t = gguf_tensor(g, i);
+            if (layer_stream_layer(t->name) != layer)
+                continue;
+            weights += t->type == HAL_BF16 ? 2 * t->bytes : t->bytes; /* held as F32 */
+            outputs += t->dims == 2 && t->shape[1] > 1 ? t->shape[1] : 0;
+            wide = larger(wide, t->shape[0]);
+        }
+        most = larger(most, weights + (outputs + 6 * ends + 2 * wide) * context * sizeof(float));
+    }
+    return most + 2 * vocabulary * sizeof(float) + 2 * LOAD_BYTES;
+}
 
 enum err layer_stream_open(const struct layer_stream_options *options, struct layer_stream **out, struct fault *f)
 {

@@ -29,6 +29,12 @@ struct layer_stream_watch {
     enum err *error; /* of the observer: ends the pass */
 };
 
+/* N of a name "blk.N.", else UINT32_MAX. */
+uint32_t layer_stream_layer(const char *name);
+
+/* Memory that a pass takes: the largest layer's weights and the activations of a window. */
+uint64_t layer_stream_bytes(const struct gguf *g, uint32_t context);
+
 /* Errors: ERR_IO, ERR_MEMORY. */
 NODISCARD enum err layer_stream_open(const struct layer_stream_options *options, struct layer_stream **out,
                                      struct fault *f);

@@ -130,7 +130,8 @@ static int report_part(void *context, double part)
     const uint64_t done = (uint64_t)(part * (double)w->layer_bytes);
     if (w->layer_done + done > w->progress.bytes)
         w->progress.bytes = w->layer_done + done;
-    return report_again(w);
+    const enum err e = quantise_base_settle(w, false);
+    return e ? 1 : report_again(w);
 }
 
 /* Pruned first where the plan says so: the rest does not know of it. */
