@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "compress/gptq.h"
+#include "compress/tiles.h"
 #include "hal/block.h"
 #include "hal/engine.h"
 
@@ -152,6 +153,73 @@ static void feedback_helps(void)
     engine_close(engine);
 }
 
+/* Tiles of every shape of edge, against plain loops. */
+static void tiles_are_right(void)
+{
+    enum { ROWS_MAX = 41, WIDE_MAX = 467 };
+    static const uint32_t shape[][2] = {{1, 1}, {3, 7}, {8, 16}, {9, 17}, {16, 48}, {33, 100}, {41, 131}, {40, 466}};
+    static float x[ROWS_MAX * WIDE_MAX], panel[ROWS_MAX * (WIDE_MAX + 16)], sum[WIDE_MAX * WIDE_MAX], y[ROWS_MAX * WIDE_MAX];
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++)
+        x[i] = noise();
+    for (size_t k = 0; k < sizeof shape / sizeof *shape; k++) {
+        const uint32_t rows = shape[k][0], cols = shape[k][1];
+        double square = 0, product = 0;
+        for (size_t i = 0; i < (size_t)cols * cols; i++)
+            sum[i] = 1;
+        tiles_pack(x, rows, cols, 0, (cols + TILES_PANEL - 1) / TILES_PANEL, panel);
+        for (uint32_t i = 0; i < cols; i += TILES_ROWS)
+            tiles_square(panel, rows, cols, i, sum);
+        for (uint32_t i = 0; i < cols; i++)
+            for (uint32_t j = 0; j <= i; j++) {
+                double want = 1;
+                for (uint32_t t = 0; t < rows; t++)
+                    want += (double)x[t * cols + i] * (double)x[t * cols + j];
+                square = fmax(square, fabs(want - (double)sum[i * cols + j]));
+            }
+        CU_ASSERT(square < 1e-4);
+        const uint32_t from = cols / 3, to = cols, count = cols - cols / 5; /* x [rows, cols] times sum */
+        for (size_t i = 0; i < (size_t)rows * cols; i++)
+            y[i] = 2;
+        tiles_multiply(y, x, sum, rows, count, from, to, cols);
+        for (uint32_t r = 0; r < rows; r++)
+            for (uint32_t j = 0; j < cols; j++) {
+                double want = 2;
+                for (uint32_t t = 0; t < count && j >= from; t++)
+                    want += (double)x[r * cols + t] * (double)sum[t * cols + j];
+                product = fmax(product, fabs(want - (double)y[r * cols + j]));
+            }
+        CU_ASSERT(product < 1e-2);
+    }
+}
+
+/* In half the memory the same factor, for sizes that are no whole panels. */
+static void factor_fits_within(void)
+{
+    float *x = activations(), *m = malloc(sizeof *m * COLS * COLS), *t = malloc(sizeof *t * COLS * COLS);
+    double *work = malloc(sizeof *work * COLS * COLS);
+    struct hessian *h = sampled(x, 2);
+    CU_ASSERT_FATAL(m && t && work);
+    for (uint32_t n = 1; n <= COLS; n = n < 70 ? n + 1 : n + 31) {
+        float *room = malloc(hessian_room(n));
+        CU_ASSERT_FATAL(room != NULL);
+        for (uint32_t i = 0; i < n; i++)
+            memcpy(m + (size_t)i * n, h->sum[0] + (size_t)i * COLS, n * sizeof *m);
+        CU_ASSERT_EQUAL(hessian_factor(m, n, 0.01, work, t, 2), ERR_NONE);
+        CU_ASSERT_EQUAL(hessian_factor_within(m, n, 0.01, room, 1), ERR_NONE);
+        uint32_t differ = 0;
+        for (uint32_t i = 0; i < n; i++)
+            for (uint32_t j = i + 1; j < n; j++)
+                differ += room[(size_t)i * n + j] != t[(size_t)i * n + j];
+        CU_ASSERT_EQUAL(differ, 0);
+        free(room);
+    }
+    hessian_close(h);
+    free(work);
+    free(t);
+    free(m);
+    free(x);
+}
+
 static void bad_shapes(void)
 {
     float *x = activations(), w[COLS] = {0};
@@ -171,4 +239,5 @@ static void bad_shapes(void)
 }
 
 RUN_SUITE("gptq", {"sums_are_right", sums_are_right}, {"factor_is_right", factor_is_right},
+          {"tiles_are_right", tiles_are_right}, {"factor_fits_within", factor_fits_within},
           {"feedback_helps", feedback_helps}, {"bad_shapes", bad_shapes})
