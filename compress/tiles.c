@@ -49,14 +49,12 @@ TILE(tile_8x1_wide, WIDE, 8, 1)
 TILE(tile_1x1_wide, WIDE, 1, 1)
 #endif
 
+#if HAS_WIDE
 static int is_wide(void)
 {
-#if HAS_WIDE
     return __builtin_cpu_supports("avx512f");
-#else
-    return 0;
-#endif
 }
+#endif
 
 /* As many vectors at once as are left and fit: how many were done. */
 static uint32_t step(const float *a, size_t a_row, size_t a_step, uint32_t rows, const float *b, size_t b_part,
