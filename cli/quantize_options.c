@@ -65,7 +65,7 @@ const struct cli_option quantize_options[] = {
     {.name = "mask", .kind = CLI_TEXT, .value = "SHARE", .offset = offsetof(struct quantize_settings, mask),
      .help = "50% or 2:4 of single weights become 0: NO smaller and NO faster file"},
     {.name = "rotate", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, rotate),
-     .help = "the base is rotated first, see above: measured, and NOT better (BENCHMARKS.md)"},
+     .help = "the base is rotated first, see above: measured, NOT closer to the base (BENCHMARKS.md)"},
     {.name = "dry-run", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, dry_run),
      .help = "print the plan and the exact size, write nothing"},
     {.name = NULL}};
