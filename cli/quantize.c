@@ -35,7 +35,7 @@ struct job {
     struct recipe recipe;
     struct engine *engine;
     const char *base_path; /* the operand, or what --rotate made of it */
-    char rotated_path[ROTATED_PATH];
+    char rotated_path[ROTATED_PATH], rotated[ROTATE_TEXT];
     struct gguf *base;
     struct profile *profile;
     struct prune_base pruned; /* with --prune: what the plan is made for */
@@ -244,9 +244,12 @@ static int rotate(struct job *j)
     j->base = NULL;
     j->base_path = j->rotated_path;
     end_stage(j, "rotate");
-    if (!(e = gguf_open(j->base_path, &j->base, reason)))
+    struct gguf_text said = {"", 0};
+    if (!(e = gguf_open(j->base_path, &j->base, reason)) && !(e = gguf_string(j->base, "tare.rotated", &said))) {
+        snprintf(j->rotated, sizeof j->rotated, "%.*s", (int)said.bytes, said.text);
         return CLI_DONE;
-    fault_set(&j->fault, e, "%s", reason);
+    }
+    fault_set(&j->fault, e, "%s", reason[0] ? reason : err_name(e));
     return fail(j, e);
 }
 
@@ -318,6 +321,7 @@ static int answer(struct job *j, const struct quantise_result *result)
     size_t bytes = 0;
     r->version = TARE_VERSION;
     r->base = j->call->operand[0];
+    r->rotated = j->rotated;
     r->variant = j->settings->out;
     r->profile = j->recipe.profile;
     r->plan = j->plan;

@@ -160,6 +160,8 @@ static void put_plan(json_t *to, const struct report *r)
     const struct plan *p = r->plan;
     const double bpw = plan_bpw(p);
     put_text(to, "base", r->base);
+    if (r->rotated && r->rotated[0])
+        put_text(to, "rotated", r->rotated);
     put_text(to, "base_sha256", p->base_sha256);
     put_int(to, "base_bytes", p->base_bytes);
     put_text(to, "profile", r->profile);

@@ -62,7 +62,11 @@ static void put_head(const struct report *r, FILE *to)
     const struct plan *p = r->plan;
     const double bpw = plan_bpw(p);
     fprintf(to, "# %s\n\n", r->variant);
-    fprintf(to, "- base: %s, %llu bytes, sha256 %s\n", r->base, (unsigned long long)p->base_bytes, p->base_sha256);
+    if (r->rotated && r->rotated[0])
+        fprintf(to, "- base: %s, rotated (%s): %llu bytes, sha256 %s\n", r->base, r->rotated,
+                (unsigned long long)p->base_bytes, p->base_sha256);
+    else
+        fprintf(to, "- base: %s, %llu bytes, sha256 %s\n", r->base, (unsigned long long)p->base_bytes, p->base_sha256);
     if (r->profile && r->profile[0])
         fprintf(to, "- profile: %s%s%s\n", r->profile, p->profile_sha256[0] ? ", sha256 " : "", p->profile_sha256);
     if (r->result)

@@ -48,5 +48,6 @@ for method in awq gptq+awq; do
 done
 # rotation: one line where it does not go, and nothing left but the variant where it does
 want 2 'expected no pruning and no profile' --rotate --prune 20%
+want 0 'base: .*, rotated \(stream 256 = 256 x 1, values 32, seed 0, base 15494dc5' --rotate --type Q4_K --method rtn --dry-run
 want 0 'the head is no longer the embedding, 1048576 weights more' --rotate --type Q4_K --method rtn
 exit $bad
