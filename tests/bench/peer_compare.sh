@@ -26,11 +26,14 @@ heldout=${4:-$work/heldout.txt}
 [ $# -ge 4 ] || cat "$root"/tests/data/text/*/heldout.txt >"$heldout"
 failed=0
 
-# The tool's log sometimes loses lines: ask again.
+# The tool ends without waiting for its log's thread, which loses the last lines: linger for a second first. If a busy
+# machine needed longer than that, ask again.
+echo '#include <unistd.h>
+__attribute__((destructor)) static void linger(void) { sleep(1); }' | cc -shared -fPIC -x c - -o "$work/linger.so" || exit 1
 perplexity() { # file, further options... ; prints its output
     local i out
     for i in 1 2 3 4 5 6 7 8; do
-        out=$("$peer/llama-perplexity" --no-repack -t "$threads" -f "$heldout" -m "$@" 2>&1)
+        out=$(LD_PRELOAD="$work/linger.so" "$peer/llama-perplexity" --no-repack -t "$threads" -f "$heldout" -m "$@" 2>&1)
         if grep -q 'Final estimate: PPL' <<<"$out" || [ "$(grep -cE '^Mean PPL\(Q\)/PPL\(base\)|^Mean    KLD|^Same top p' <<<"$out")" -eq 3 ]; then
             printf '%s\n' "$out"
             return 0
@@ -38,7 +41,7 @@ perplexity() { # file, further options... ; prints its output
     done
     return 1
 }
-ppl_of() { perplexity "$1" | sed -nE 's/.*Final estimate: PPL = ([0-9.]+).*/\1/p'; }
+ppl_of() { perplexity "$1" | sed -nE 's/.*Final estimate: PPL = ([0-9.]+).*/\1/p' | grep .; }
 number() { sed -nE "s/.*$1[^:]*: *([0-9.e-]+).*/\1/p" | head -1; }
 field() { python3 -c "import json,sys; print(json.load(sys.stdin)$1)"; }
 
@@ -91,7 +94,7 @@ row() {
 
 if [[ $parts == *3* ]]; then
     perplexity "$base" --kl-divergence-base "$work/base.kld" >/dev/null || exit 1
-    ppl_base=$(ppl_of "$base")
+    ppl_base=$(ppl_of "$base") || exit 1
     params=$("$tare" quantize "$base" -o "$work/v.gguf" --dry-run --json --quiet | field "['parameters']")
     printf '| file | bytes | bpw | mean KLD | ΔPPL %% | top-1 %% |\n|---|---|---|---|---|---|\n'
     for type in ${MIXES:-Q8_0 Q6_K Q5_K_S Q4_K_S IQ4_XS Q3_K_S Q2_K}; do
