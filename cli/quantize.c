@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "cli/leave_one_out.h"
@@ -25,6 +26,7 @@ enum {
     SAMPLE_ROWS = 256,
     CONTEXT = 512,
     MODEL_BYTES = 64 << 20, /* activations, cache and logits of a run */
+    BYTES_PER_COLUMN = 16, /* of text: a token or more */
     WHOLE_BYTES = 256 << 20 /* of a base that gptq may load whole for its profile: no more than its Hessians take */
 };
 
@@ -123,6 +125,26 @@ static enum err check_memory(struct job *j, const char *what, uint64_t bytes)
                      (double)memory / 1048576, what, (double)needed / 1048576 + 1);
 }
 
+/* Does gptq alone weigh every tensor by its own moments, from as much text as the widest input asks for? */
+static bool needs_no_profile(const struct job *j)
+{
+    const struct recipe *r = &j->recipe;
+    uint64_t widest = 1, bytes = 0;
+    for (uint32_t i = 0; i < gguf_tensors(j->base); i++) {
+        const struct gguf_tensor *t = gguf_tensor(j->base, i);
+        if (t->dims > 2) /* experts have no moments but the profile's */
+            return false;
+        widest = t->shape[0] > widest ? t->shape[0] : widest;
+    }
+    for (uint32_t i = 0; i < j->texts.count; i++) {
+        struct stat status;
+        bytes += stat(j->texts.path[i], &status) ? 0 : (uint64_t)status.st_size;
+    }
+    return r->method == RECIPE_GPTQ && r->goal != RECIPE_BPW && r->rules == 0 && !r->is_left_out &&
+           !recipe_prunes(&r->prune) && (j->settings->tokens == 0 || (uint64_t)j->settings->tokens >= widest) &&
+           bytes >= BYTES_PER_COLUMN * widest;
+}
+
 /* The profile that the recipe names, or one made of its texts. */
 static int take_profile(struct job *j)
 {
@@ -133,7 +155,8 @@ static int take_profile(struct job *j)
             e = digest_file(j->recipe.profile, j->profile_sha256, NULL);
         return e ? fail(j, e) : CLI_DONE;
     }
-    if (j->texts.count == 0 || (j->recipe.method == RECIPE_RTN && !recipe_prunes(&j->recipe.prune)))
+    if (j->texts.count == 0 || (j->recipe.method == RECIPE_RTN && !recipe_prunes(&j->recipe.prune)) ||
+        needs_no_profile(j))
         return CLI_DONE;
     struct progress progress;
     const uint64_t memory = (uint64_t)j->call->common.memory_bytes;
@@ -456,7 +479,7 @@ const struct cli_verb cli_quantize = {
             "the same options.\n\n"
             "Method gptq goes layer by layer: one layer of weights and the moments of one input are in memory. With d\n"
             "the widest input of a linear it takes about 40 MiB (the program and its strips) and the larger of 12 d^2\n"
-            "bytes + 13 bytes per weight of the largest linear (while one is encoded) and 8 d^2 bytes + a layer + 512\n"
+            "bytes + 10 bytes per weight of the largest linear (while one is encoded) and 8 d^2 bytes + a layer + 512\n"
             "rows of its activations (while the text runs). --memory is kept or refused in one line that says what is\n"
             "needed. OUT.work, OUT.blocks, OUT.layers and an unnamed file of 4 bytes per token and column of the\n"
             "residual stream lie beside OUT until it is done: a copy of the base, the layers done, and what they give.\n\n"

@@ -9,9 +9,9 @@
 #include "hal/block.h"
 #include "hal/engine.h"
 
-enum { SAMPLE_ROWS = 96 };
+enum { SAMPLE_ROWS = 96, DAMPS = 5 };
 
-static const double damps[] = {0.001, 0.003, 0.01, 0.03, 0.1};
+static const double damps[DAMPS] = {0.001, 0.003, 0.01, 0.03, 0.1};
 
 struct ranked {
     float energy;
@@ -91,7 +91,7 @@ static enum err judge(struct gptq_rows *g, uint32_t threads, uint32_t rows, uint
     for (uint32_t r = 0; !e && r < rows; r++) { /* in order: the same sum for any number of threads */
         for (uint32_t k = 0; k < 3; k++)
             out[k] += g->row_error[3 * (size_t)r + k];
-        energy += g->row_energy[r];
+        energy += g->is_sample ? 1 : g->row_energy[r];
     }
     for (uint32_t k = 0; k < 3; k++)
         out[k] = energy > 0 ? out[k] / energy : 0;
@@ -115,25 +115,37 @@ static enum err factor(struct gptq_basis *b, double damp, uint32_t threads)
     return e;
 }
 
-/* The dampening that gives the least held-out error on rows spread over the tensor. */
+/* What a dampening gives on rows spread over the tensor. */
+static enum err try_damp(struct gptq_rows *g, double damp, uint32_t threads, double *out)
+{
+    double error[3];
+    const uint32_t sample = g->rows < SAMPLE_ROWS ? g->rows : SAMPLE_ROWS;
+    enum err e = factor(g->basis, damp, threads);
+    if (e)
+        return e;
+    g->is_sample = true;
+    e = judge(g, threads, sample, g->rows / sample, error);
+    g->is_sample = false;
+    *out = error[GPTQ_POLISHED] < error[GPTQ_LDLQ] ? error[GPTQ_POLISHED] : error[GPTQ_LDLQ];
+    return e;
+}
+
+/* The dampening that gives the least held-out error: from the middle on downhill, as it has one valley. */
 static enum err choose_damp(struct gptq_rows *g, uint32_t threads)
 {
-    const uint32_t sample = g->rows < SAMPLE_ROWS ? g->rows : SAMPLE_ROWS;
-    double least = INFINITY, best = damps[2];
-    for (size_t i = 0; g->basis->held && i < sizeof damps / sizeof *damps; i++) {
-        double error[3];
-        enum err e = factor(g->basis, damps[i], threads);
-        if (!e)
-            e = judge(g, threads, sample, g->rows / sample, error);
-        if (e)
-            return e;
-        const double now = error[GPTQ_POLISHED] < error[GPTQ_LDLQ] ? error[GPTQ_POLISHED] : error[GPTQ_LDLQ];
-        if (now < least) {
+    int at = DAMPS / 2, last = at;
+    double least = INFINITY, now;
+    if (!g->basis->held)
+        return factor(g->basis, damps[at], threads);
+    enum err e = try_damp(g, damps[at], threads, &least);
+    for (int way = -1; way <= 1 && at == DAMPS / 2 && !e; way += 2) /* the other side if this one is no better */
+        for (int next = at + way; next >= 0 && next < DAMPS; next += way) {
+            if ((e = try_damp(g, damps[last = next], threads, &now)) || !(now < least))
+                break;
             least = now;
-            best = g->basis->damp;
+            at = next;
         }
-    }
-    return factor(g->basis, best, threads);
+    return e || last == at ? e : factor(g->basis, damps[at], threads);
 }
 
 static void pick(struct gptq_result *r)

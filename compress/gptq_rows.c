@@ -7,7 +7,7 @@
 #include "compress/tiles.h"
 #include "hal/block.h"
 
-enum { TILE = 128, PASSES = 3 };
+enum { TILE = 128, HALF_TILE = 192, PASSES = 3 };
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&  \
     !defined(__SANITIZE_THREAD__)
@@ -178,7 +178,22 @@ static void multiply(struct strip *s, const float *x, const float *m)
     tiles_multiply(s->target, x, m, s->rows, n, 0, n, n);
 }
 
-/* x m x^T of one row, whose x m is in target. */
+/* In target what gives x m x^T of a row as its sum with x: m is symmetric, what is left of a tile counts twice. */
+static void multiply_half(struct strip *s, const float *x, const float *m)
+{
+    const uint32_t n = s->g->cols;
+    memset(s->target, 0, (size_t)s->rows * n * sizeof *s->target);
+    for (uint32_t from = 0; from < n; from += HALF_TILE) {
+        const uint32_t to = n - from < HALF_TILE ? n : from + HALF_TILE;
+        tiles_multiply(s->target, x, m, s->rows, from, from, to, n);
+        for (uint32_t r = 0; r < s->rows; r++)
+            for (uint32_t k = from; k < to; k++)
+                s->target[(size_t)r * n + k] *= 2;
+        tiles_multiply(s->target, x + from, m + (size_t)from * n, s->rows, to - from, from, to, n);
+    }
+}
+
+/* x m x^T of one row, after multiply_half. */
 static double norm(const struct strip *s, uint32_t r, const float *x)
 {
     double sum = 0;
@@ -224,7 +239,7 @@ static void errors_now(struct strip *s)
 static void keep(struct strip *s, uint32_t first, uint32_t way)
 {
     const struct gptq_rows *g = s->g;
-    multiply(s, s->error, g->basis->held ? g->basis->held : g->basis->train);
+    multiply_half(s, s->error, g->basis->held ? g->basis->held : g->basis->train);
     for (uint32_t r = 0; r < s->rows; r++) {
         const size_t row = (size_t)(first + r) * g->step;
         g->row_error[3 * (size_t)(first + r) + way] = norm(s, r, s->error);
@@ -245,11 +260,13 @@ enum err gptq_rows_run(struct gptq_rows *g, uint32_t first, uint32_t last)
         e = load_row(&s, r, (first + r) * g->step, plain);
     if (e)
         goto out;
-    multiply(&s, s.w, g->basis->held ? g->basis->held : g->basis->train);
-    for (uint32_t r = 0; r < s.rows; r++)
-        g->row_energy[first + r] = norm(&s, r, s.w);
-    errors_now(&s);
-    keep(&s, first, GPTQ_SEARCH);
+    if (!g->is_sample) {
+        multiply_half(&s, s.w, g->basis->held ? g->basis->held : g->basis->train);
+        for (uint32_t r = 0; r < s.rows; r++)
+            g->row_energy[first + r] = norm(&s, r, s.w);
+        errors_now(&s);
+        keep(&s, first, GPTQ_SEARCH);
+    }
     feed_back(&s);
     keep(&s, first, GPTQ_LDLQ);
     for (uint32_t k = 0; k < g->cols; k++)

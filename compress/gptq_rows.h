@@ -9,6 +9,7 @@ enum { GPTQ_STRIP = 32 };
 struct gptq_rows {
     uint32_t type, rows, cols;
     uint32_t step;              /* row i of a run is row i * step of the tensor */
+    bool is_sample;             /* only to compare: neither the search's error nor the energy */
     const float *w;
     struct gptq_basis *basis;
     uint8_t *blocks;            /* [rows] of blocks: the search's, whose scales are kept */

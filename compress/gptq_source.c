@@ -15,7 +15,7 @@ enum {
     CONTEXT = 512,
     TOKENS_DEFAULT = 32768,
     SLACK_BYTES = 16 << 20,
-    ENCODE_BYTES = 13,     /* per value of a tensor: floats twice, codes twice, blocks, mapped pages */
+    ENCODE_BYTES = 10,     /* per value of a tensor: floats, codes twice, blocks, mapped pages of 2 */
     SIGNATURE_ROWS = 16
 };
 
@@ -61,7 +61,7 @@ static bool wants_gptq(const struct plan_tensor *t)
 /* A tensor that is one linear: experts are many. */
 static bool is_linear(const struct gptq_source *s, uint32_t i)
 {
-    return gguf_tensor(s->work.gguf, i)->dims == 2 && s->options.plan->tensor[i].rows > 1;
+    return gguf_tensor(s->options.base, i)->dims == 2 && s->options.plan->tensor[i].rows > 1;
 }
 
 static uint64_t larger(uint64_t a, uint64_t b)
@@ -81,7 +81,7 @@ static uint64_t needed(const struct gptq_source *s)
         largest = larger(largest, (uint64_t)t->rows * t->cols);
     }
     const uint64_t square = widest * widest * sizeof(float);
-    const uint64_t run = 2 * square + layer_stream_bytes(s->work.gguf, s->windows->context);
+    const uint64_t run = 2 * square + layer_stream_bytes(s->options.base, s->windows->context);
     const uint64_t encode = 3 * square + largest * ENCODE_BYTES;
     return SLACK_BYTES + s->options.reserved + larger(run, encode);
 }
@@ -102,13 +102,13 @@ static enum err cut_text(struct gptq_source *s, struct fault *f)
     struct tokenizer *tokenizer = NULL;
     struct gguf_text architecture = {"", 0};
     uint32_t context = CONTEXT, trained = 0;
-    enum err e = tokenizer_open(s->work.gguf, &tokenizer, reason);
+    enum err e = tokenizer_open(o->base, &tokenizer, reason);
     if (e)
         return fault_set(f, e, "%s", reason);
-    if (gguf_string(s->work.gguf, "general.architecture", &architecture) == ERR_NONE) {
+    if (gguf_string(o->base, "general.architecture", &architecture) == ERR_NONE) {
         snprintf(key, sizeof key, "%.*s.context_length", (int)(architecture.bytes < 64 ? architecture.bytes : 64),
                  architecture.text);
-        if (gguf_u32(s->work.gguf, key, &trained) == ERR_NONE && trained && trained < context)
+        if (gguf_u32(o->base, key, &trained) == ERR_NONE && trained && trained < context)
             context = trained;
     }
     const uint32_t languages = calibrate_windows_languages(o->text, o->texts);
@@ -139,6 +139,7 @@ enum err gptq_source_open(const struct gptq_source_options *options, struct gptq
     const struct plan *p = options->plan;
     s->options = *options;
     s->leader = UINT32_MAX;
+    s->work.blocks = -1;
     s->member = calloc(p->tensors, sizeof *s->member);
     s->order = calloc(p->tensors, sizeof *s->order);
     enum err e = s->member && s->order ? ERR_NONE : ERR_MEMORY;
@@ -148,10 +149,11 @@ enum err gptq_source_open(const struct gptq_source_options *options, struct gptq
             s->until = layer + 1;
     }
     if (!e)
-        e = gptq_work_open(&s->work, options->out_path, options->identity, p, options->base, &s->done, f);
-    if (!e)
         e = cut_text(s, f);
-    const bool is_refused = !e && (e = check_memory(s, f));
+    if (!e)
+        e = check_memory(s, f);
+    if (!e)
+        e = gptq_work_open(&s->work, options->out_path, options->identity, p, options->base, &s->done, f);
     s->has_begun = s->done > 0;
     if (!e) {
         const struct layer_stream_options stream = {.g = s->work.gguf, .engine = options->engine,
@@ -161,8 +163,6 @@ enum err gptq_source_open(const struct gptq_source_options *options, struct gptq
     }
     if (e) {
         gptq_source_close(s);
-        if (is_refused)
-            gptq_source_discard(options->out_path);
         return e;
     }
     *out = s;

@@ -11,7 +11,7 @@
  *
  * Memory beside what is resident at open, d the widest input of a linear: the greater of
  *   8 d^2 + the weights of one layer + the activations of one window (512 tokens)    while the text runs
- *   12 d^2 + 13 bytes per weight of the largest linear                               while one is encoded
+ *   12 d^2 + 10 bytes per weight of the largest linear                               while one is encoded
  */
 #ifndef GPTQ_SOURCE_H
 #define GPTQ_SOURCE_H

@@ -7,7 +7,7 @@
 #include "compress/parallel.h"
 #include "compress/tiles.h"
 
-enum { TOKENS_AT_ONCE = 256, PANEL = 64, CHUNK = 512 }; /* CHUNK: of the long axis, so that a panel stays in cache */
+enum { TOKENS_AT_ONCE = 256, PANEL = 32, CHUNK = 1024 }; /* CHUNK: of the long axis, so that a panel stays in cache */
 
 /* One source, compiled for each width of vector; lanes are independent sums, so results are equal. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&  \
@@ -64,8 +64,7 @@ static enum err pack_panels(void *context, uint32_t first, uint32_t last)
 static enum err add_rows(void *context, uint32_t first, uint32_t last)
 {
     const struct adding *a = context;
-    for (uint32_t i = first; i < last; i++)
-        tiles_square(a->panel, a->rows, a->cols, i * TILES_ROWS, a->sum);
+    tiles_square(a->panel, a->rows, a->cols, first * TILES_ROWS, last * TILES_ROWS, a->sum);
     return ERR_NONE;
 }
 
@@ -84,7 +83,7 @@ enum err hessian_add(struct hessian *h, uint32_t sample, const float *x, uint32_
                            .cols = h->cols};
         e = parallel_run(threads, panels, 16, pack_panels, &a);
         if (!e)
-            e = parallel_run(threads, (h->cols + TILES_ROWS - 1) / TILES_ROWS, 4, add_rows, &a);
+            e = parallel_run(threads, (h->cols + TILES_ROWS - 1) / TILES_ROWS, 16, add_rows, &a);
     }
     h->rows[sample] += rows;
     return e;
@@ -252,16 +251,19 @@ enum err hessian_factor_within(const float *m, uint32_t cols, double damp, void 
 {
     struct factoring f = {.a = room, .n = cols, .is_packed = true};
     char *out = room;
-    enum err e = factor(&f, m, damp, threads);
+    double *diagonal = malloc(cols * sizeof *diagonal);
+    enum err e = diagonal ? factor(&f, m, damp, threads) : ERR_MEMORY;
+    for (uint32_t k = 0; !e && k < cols; k++)
+        diagonal[k] = row_of(&f, k)[k];
     /* a float never lies behind its double, so that nothing is overwritten before it is read */
     for (uint32_t j = 0; !e && j < cols; j++)
         for (uint32_t k = j; k < cols; k++) {
-            double value, diagonal;
+            double value;
             memcpy(&value, row_of(&f, j) + k, sizeof value);
-            memcpy(&diagonal, row_of(&f, k) + k, sizeof diagonal);
-            const float t = j < k ? (float)(value / diagonal) : 0;
+            const float t = j < k ? (float)(value / diagonal[k]) : 0;
             memcpy(out + ((size_t)j * cols + k) * sizeof t, &t, sizeof t);
         }
+    free(diagonal);
     return e;
 }
 

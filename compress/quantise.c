@@ -345,7 +345,10 @@ enum err quantise_run(const struct quantise_options *options, struct quantise_re
         prune_file_discard(options->out_path);
     r.seconds = now_s() - start;
 out:
+    const bool is_refused = e == ERR_ARGUMENT && w.file && !w.source && done == 0;
     close_all(&w);
+    if (is_refused) /* nothing was made that could be continued */
+        quantise_discard(options->out_path);
     if (e) {
         if (w.fault->text[0] == 0)
             fault_set(w.fault, e, "%s: %s", options->out_path, err_name(e));

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-enum { BLOCK_COUNT = 64, BLOCK_COLS = 192, ROWS = TILES_ROWS, VECTOR = TILES_PANEL };
+enum { BLOCK_COUNT = 64, BLOCK_COLS = 192, ROWS = TILES_ROWS, VECTOR = TILES_PANEL, PANELS = 3 };
 
 typedef float floats __attribute__((vector_size(64), aligned(4)));
 typedef double doubles __attribute__((vector_size(64), aligned(8)));
@@ -107,21 +107,32 @@ static void square_edge(const float *a, const float *b, uint32_t rows, uint32_t 
             sum[(size_t)r * cols + j] += edge[r * VECTOR + j];
 }
 
-void tiles_square(const float *panel, uint32_t rows, uint32_t cols, uint32_t i0, float *sum)
+/* Rows [i, i + ROWS) and the panels [p, last). */
+static void square_rows(const float *panel, uint32_t rows, uint32_t cols, uint32_t i, uint32_t p, uint32_t last, float *sum)
 {
     const size_t whole = (size_t)rows * VECTOR;
-    const float *a = panel + i0 / VECTOR * whole + i0 % VECTOR;
-    const uint32_t height = cols - i0 < ROWS ? cols - i0 : ROWS, panels = i0 / VECTOR + 1;
-    for (uint32_t p = 0; p < panels;) {
-        float *c = sum + (size_t)i0 * cols + p * VECTOR;
+    const float *a = panel + i / VECTOR * whole + i % VECTOR;
+    const uint32_t height = cols - i < ROWS ? cols - i : ROWS;
+    while (p < last) {
+        float *c = sum + (size_t)i * cols + p * VECTOR;
         if (height == ROWS && (p + 1) * VECTOR <= cols) {
-            const uint32_t fits = cols / VECTOR - p, vectors = panels - p < fits ? panels - p : fits;
-            p += step(a, 1, VECTOR, ROWS, panel + p * whole, whole, VECTOR, vectors, rows, c, cols);
+            const uint32_t fits = cols / VECTOR - p;
+            p += step(a, 1, VECTOR, ROWS, panel + p * whole, whole, VECTOR, last - p < fits ? last - p : fits, rows, c, cols);
             continue;
         }
         square_edge(a, panel + p * whole, rows, height, cols - p * VECTOR < VECTOR ? cols - p * VECTOR : VECTOR, c, cols);
         p++;
     }
+}
+
+void tiles_square(const float *panel, uint32_t rows, uint32_t cols, uint32_t from, uint32_t to, float *sum)
+{
+    for (uint32_t p = 0; p * VECTOR < to; p += PANELS)
+        for (uint32_t i = from; i < to && i < cols; i += ROWS) {
+            const uint32_t end = i / VECTOR + 1; /* behind the panel of the diagonal */
+            if (p < end)
+                square_rows(panel, rows, cols, i, p, end < p + PANELS ? end : p + PANELS, sum);
+        }
 }
 
 static void multiply_block(float *y, const float *e, const float *m, uint32_t rows, uint32_t count, uint32_t from,

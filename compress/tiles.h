@@ -12,9 +12,9 @@ enum { TILES_PANEL = 16, TILES_ROWS = 8 };
  * out has room for rows * (cols rounded up). Panels [first, last). */
 void tiles_pack(const float *x, uint32_t rows, uint32_t cols, uint32_t first, uint32_t last, float *out);
 
-/* sum [cols, cols] += x^T x for the rows i of [i0, i0 + TILES_ROWS), from column 0 to at least i: panels of
- * tiles_pack. i0 is a multiple of TILES_ROWS. */
-void tiles_square(const float *panel, uint32_t rows, uint32_t cols, uint32_t i0, float *sum);
+/* sum [cols, cols] += x^T x for its rows of [from, to), each from column 0 to at least the diagonal: panels of
+ * tiles_pack. from is a multiple of TILES_ROWS; a hundred rows keep what they share in cache. */
+void tiles_square(const float *panel, uint32_t rows, uint32_t cols, uint32_t from, uint32_t to, float *sum);
 
 /* y [rows, .] columns [from, to) += e [rows, count] m [count, .], each row of all three `stride` floats long. */
 void tiles_multiply(float *y, const float *e, const float *m, uint32_t rows, uint32_t count, uint32_t from,

@@ -167,8 +167,8 @@ static void tiles_are_right(void)
         for (size_t i = 0; i < (size_t)cols * cols; i++)
             sum[i] = 1;
         tiles_pack(x, rows, cols, 0, (cols + TILES_PANEL - 1) / TILES_PANEL, panel);
-        for (uint32_t i = 0; i < cols; i += TILES_ROWS)
-            tiles_square(panel, rows, cols, i, sum);
+        for (uint32_t i = 0; i < cols; i += 2 * TILES_ROWS)
+            tiles_square(panel, rows, cols, i, i + 2 * TILES_ROWS, sum);
         for (uint32_t i = 0; i < cols; i++)
             for (uint32_t j = 0; j <= i; j++) {
                 double want = 1;
