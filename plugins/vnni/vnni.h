@@ -93,13 +93,14 @@ struct vnni_attention {
     uint32_t k_type, v_type;
     size_t k_row, v_row;   /* bytes of a slot */
     size_t k_head, v_head; /* bytes from one head to the next */
+    size_t k_bytes, v_bytes; /* of a head that are read */
 };
 
 /* Some queries that read one key/value head. Each of the rows first_row.. sees the first slots of what
  * the last row sees. */
 struct vnni_queries {
     uint32_t first_row, rows;
-    uint32_t first_head, heads; /* rows * heads <= VNNI_QUERIES */
+    uint32_t first_head, heads; /* rows * heads <= VNNI_QUERIES, or VNNI_TILE_QUERIES */
     uint32_t kv_head;
 };
 
@@ -116,6 +117,32 @@ enum { VNNI_QUERIES = 64, VNNI_KEYS = 32 };
 static inline size_t vnni_attend_room(size_t key_dim, size_t value_dim)
 {
     return VNNI_KEYS * (key_dim + value_dim + 32) + VNNI_QUERIES * (VNNI_KEYS + 2) + 16 * (key_dim + 32);
+}
+
+enum { VNNI_TILE_QUERIES = 256, VNNI_TILE_KEYS = 64, VNNI_TILE_WIDE = 256 };
+
+/* Bytes of room that attend_tiles needs: for a block of slots, and for each 16 queries. Slots of a block depend on
+ * nothing else, because results do on them. */
+struct vnni_tile_sizes {
+    uint32_t keys;
+    size_t k, v, p, s; /* p and s twice: together `block` */
+    size_t block;
+    size_t q, y;
+    size_t group; /* of 16 queries */
+};
+
+static inline struct vnni_tile_sizes vnni_tile_sizes(size_t key_dim, size_t value_dim)
+{
+    const size_t keys = (key_dim + 31) / 32 * 32, values = (value_dim + 31) / 32 * 32;
+    struct vnni_tile_sizes s = {.keys = keys + values > VNNI_TILE_WIDE ? 32 : VNNI_TILE_KEYS};
+    s.k = s.keys * keys * 6;
+    s.v = s.keys * values * 4;
+    s.p = s.s = s.keys * (size_t)64;
+    s.block = s.k + s.v + 2 * (s.p + s.s);
+    s.q = keys * 96;
+    s.y = (value_dim + 15) / 16 * 1024;
+    s.group = s.q + s.y + 1024 + 64;
+    return s;
 }
 
 /* The kernels of one instruction set. */
@@ -160,6 +187,9 @@ struct vnni_kernels {
     void (*load)(uint32_t type, const void *row, uint32_t cols, float *x); /* from F16, BF16, Q8_0 */
     void (*encode)(const struct vnni_encoding *job, uint32_t row); /* block types */
     void (*attend)(const struct vnni_attention *a, const struct vnni_queries *queries, float *room);
+    /* The same for keys and values of F16, Q8_0 and Q4_0. room: vnni_tile_sizes, and at least as attend. NULL: no
+     * such path. */
+    void (*attend_tiles)(const struct vnni_attention *a, const struct vnni_queries *queries, uint8_t *room);
 };
 
 extern const struct vnni_kernels vnni_avx2_kernels;

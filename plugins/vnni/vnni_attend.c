@@ -2,7 +2,7 @@
  * key/value head, so that every slot is decoded once for many queries. */
 #include "plugins/vnni/vnni.h"
 
-enum { ROWS_MAX = 16 };
+enum { ROWS_MAX = 16, TILES_PER_THREAD = 4 };
 
 struct job {
     struct vnni_attention a;
@@ -11,6 +11,7 @@ struct job {
     uint32_t tile_rows; /* a tile has at most these */
     uint32_t head_parts; /* tiles that the heads of one key/value head make */
     uint32_t part_heads;
+    int is_tiled; /* on the tiles of the processor */
 };
 
 static size_t head_bytes(uint32_t type, uint32_t dim)
@@ -56,10 +57,35 @@ static void attend_tile(void *context, uint32_t tile, uint32_t thread)
         queries.rows = 1;
         while (row + queries.rows < end && is_prefix(g, row + queries.rows - 1))
             queries.rows++;
-        job->dev->kernels->attend(
-            &job->a, &queries,
-            (float *)(void *)(job->dev->unpacked + thread * job->dev->unpacked_bytes));
+        uint8_t *room = job->dev->unpacked + thread * job->dev->unpacked_bytes;
+        if (job->is_tiled)
+            job->dev->kernels->attend_tiles(&job->a, &queries, room);
+        else
+            job->dev->kernels->attend(&job->a, &queries, (float *)(void *)room);
     }
+}
+
+/* Queries of one tile: as many as the room holds on the tiles of the processor, 0 where they cannot serve. */
+static uint32_t tiled_queries(const struct job *job)
+{
+    const struct vnni_attention *a = &job->a;
+    const struct vnni_dev *d = job->dev;
+    if (d->kernels->attend_tiles == NULL || a->k_type == HAL_F32 || a->v_type == HAL_F32)
+        return 0;
+    const struct vnni_tile_sizes sizes = vnni_tile_sizes(a->geometry->key_dim, a->geometry->value_dim);
+    if (d->unpacked_bytes < sizes.block + sizes.group)
+        return 0;
+    const size_t groups = (d->unpacked_bytes - sizes.block) / sizes.group;
+    return groups * 16 > VNNI_TILE_QUERIES ? VNNI_TILE_QUERIES : (uint32_t)groups * 16;
+}
+
+/* Rows of a tile so that every thread gets some. */
+static uint32_t tiled_rows(const struct job *job, uint32_t queries)
+{
+    const uint32_t most = queries / job->part_heads, least = (15 + job->part_heads) / job->part_heads;
+    const uint32_t wanted = TILES_PER_THREAD * vnni_pool_active(job->dev->pool);
+    const uint32_t even = job->rows * job->a.geometry->kv_heads * job->head_parts / wanted;
+    return even < least ? least < most ? least : most : even < most ? even : most;
 }
 
 enum err vnni_attend(void *dev, const struct hal_mat *y, const struct hal_mat *q,
@@ -76,12 +102,17 @@ enum err vnni_attend(void *dev, const struct hal_mat *y, const struct hal_mat *q
         .k_type = k->type, .v_type = v->type,
         .k_row = head_bytes(k->type, k->cols), .v_row = head_bytes(v->type, v->cols),
         .k_head = head_bytes(k->type, g->key_dim),
-        .v_head = head_bytes(v->type, v->cols / g->kv_heads)};
-    const uint32_t heads = g->heads / g->kv_heads;
-    job.head_parts = (heads + VNNI_QUERIES - 1) / VNNI_QUERIES;
+        .v_head = head_bytes(v->type, v->cols / g->kv_heads),
+        .k_bytes = head_bytes(k->type, g->key_dim), .v_bytes = head_bytes(v->type, g->value_dim)};
+    const uint32_t heads = g->heads / g->kv_heads, tiled = tiled_queries(&job);
+    const uint32_t queries = tiled != 0 ? tiled : VNNI_QUERIES;
+    job.is_tiled = tiled != 0;
+    job.head_parts = (heads + queries - 1) / queries;
     job.part_heads = (heads + job.head_parts - 1) / job.head_parts;
-    job.tile_rows = VNNI_QUERIES / job.part_heads;
+    job.tile_rows = queries / job.part_heads;
     job.tile_rows = job.tile_rows > ROWS_MAX ? ROWS_MAX : job.tile_rows;
+    if (job.is_tiled)
+        job.tile_rows = tiled_rows(&job, queries);
     const uint32_t tiles = (q->rows + job.tile_rows - 1) / job.tile_rows;
     vnni_pool_run(job.dev->pool, attend_tile, &job, tiles * g->kv_heads * job.head_parts);
     return ERR_NONE;

@@ -1,6 +1,7 @@
 /* vnni_attend_kernel.c: attention with a softmax that rescales as it goes; compiled once per instruction
  * set. Blocks of VNNI_KEYS slots are decoded once for all queries that share a key/value head: keys
  * transposed, so that lanes are slots, values as they are, so that lanes are columns. */
+#include "plugins/vnni/vnni_attend.h"
 #include "plugins/vnni/vnni_kernel.h"
 #include "plugins/vnni/vnni_simd.h"
 
@@ -226,33 +227,6 @@ INLINE void add_columns(const struct work *w, uint32_t first, uint32_t count, co
 
 /* ---- blocks of slots ---- */
 
-/* Where slots are taken from: what the last row sees. */
-struct cursor {
-    uint32_t span, offset;
-};
-
-static uint32_t visible_slots(const struct hal_attend *g, uint32_t row)
-{
-    uint32_t slots = 0;
-    for (uint32_t s = g->first[row]; s < g->first[row + 1]; s++)
-        slots += g->spans[s].slots;
-    return slots;
-}
-
-static void take_slots(struct work *w, struct cursor *at, uint32_t end)
-{
-    const struct hal_span *spans = w->a->geometry->spans;
-    w->slot_count = 0;
-    while (w->slot_count < VNNI_KEYS && at->span < end) {
-        if (at->offset == spans[at->span].slots) {
-            at->span++;
-            at->offset = 0;
-            continue;
-        }
-        w->slots[w->slot_count++] = spans[at->span].slot + at->offset++;
-    }
-}
-
 /* VF_LANES lines of as many values from `lines` on become `columns` rows of VNNI_KEYS. */
 INLINE void transpose(const float *lines, uint32_t stride, float *out, uint32_t columns)
 {
@@ -330,15 +304,15 @@ void VNNI_BASE_KERNEL(attend)(const struct vnni_attention *a, const struct vnni_
     w.lines = w.scores + VNNI_QUERIES * VNNI_KEYS;
     uint32_t visible[VNNI_QUERIES];
     for (uint32_t r = 0; r < queries->rows; r++)
-        visible[r] = visible_slots(g, queries->first_row + r);
+        visible[r] = attend_visible(g, queries->first_row + r);
     for (uint32_t i = 0; i < w.count; i++) {
         w.top[i] = -__builtin_inff();
         w.total[i] = 0.0f;
     }
     const uint32_t last = queries->first_row + queries->rows - 1;
-    struct cursor at = {g->first[last], 0};
+    struct attend_cursor at = {g->first[last], 0}; /* what the last row sees */
     for (;;) {
-        take_slots(&w, &at, g->first[last + 1]);
+        w.slot_count = attend_take(g->spans, &at, g->first[last + 1], VNNI_KEYS, w.slots);
         if (w.slot_count == 0)
             break;
         attend_block(&w, visible);

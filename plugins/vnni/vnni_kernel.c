@@ -10,6 +10,7 @@ const struct vnni_kernels VNNI_KERNEL(kernels) = {
 #ifdef __AMX_BF16__
     .split = VNNI_KERNEL(split),
     .dense_split = VNNI_KERNEL(dense_split),
+    .attend_tiles = VNNI_KERNEL(attend_tiles),
 #endif
     .row = VNNI_KERNEL(row),
     .rmsnorm = VNNI_BASE_KERNEL(rmsnorm),

@@ -24,6 +24,7 @@ void VNNI_KERNEL(dense)(uint32_t type, const uint8_t *panel, const float *x, uin
 void VNNI_KERNEL(split)(const struct vnni_input *in, const float *x, uint32_t block);
 void VNNI_KERNEL(dense_split)(uint32_t type, const uint8_t *panel, const float *x,
                               const struct vnni_input *in, uint8_t *room, struct vnni_output out);
+void VNNI_KERNEL(attend_tiles)(const struct vnni_attention *a, const struct vnni_queries *queries, uint8_t *room);
 #endif
 void VNNI_KERNEL(row)(uint32_t type, const uint8_t *panel, uint32_t cols, uint32_t r, float *x);
 void VNNI_BASE_KERNEL(rmsnorm)(float *y, const float *x, const float *w, uint32_t rows, uint32_t cols,

@@ -76,6 +76,15 @@ static enum err reserve_room(struct vnni_dev *d, size_t wanted)
     return e;
 }
 
+/* Slots of a cache taken apart: heads are not known yet, one may be a whole row. */
+static enum err reserve_attend(struct vnni_dev *d, size_t cols)
+{
+    const struct vnni_tile_sizes tiles = vnni_tile_sizes(cols, cols);
+    const size_t vectors = vnni_attend_room(cols, cols) * sizeof(float);
+    const size_t least = d->kernels->attend_tiles == NULL ? 0 : tiles.block + tiles.group;
+    return reserve_room(d, round64(vectors > least ? vectors : least));
+}
+
 static enum err reserve_unpacked(struct vnni_dev *d, const struct hal_mat *w)
 {
     if (vnni_layout_of(w->type) == NULL) {
@@ -110,11 +119,7 @@ enum err vnni_mat_new(void *dev, struct hal_mat *m)
         vnni_topology_spread(vnni_pool_nodes(d->pool), m->mem, bytes);
         return ERR_NONE;
     }
-    /* a cache's heads are not known yet: one head may be a whole row */
-    const enum err e =
-        m->use == HAL_ACTIVATION
-            ? reserve_input(d, m->rows, m->cols)
-            : reserve_room(d, round64(vnni_attend_room(m->cols, m->cols) * sizeof(float)));
+    const enum err e = m->use == HAL_ACTIVATION ? reserve_input(d, m->rows, m->cols) : reserve_attend(d, m->cols);
     return e != ERR_NONE ? e : scalar_mat_new(dev, m);
 }
 

@@ -66,27 +66,39 @@ static int make(struct vnni_fixture *f, uint32_t rows, uint32_t cols, float size
     return ok;
 }
 
-/* A cache filled through store; both sides must hold the same bytes. */
-static int make_cache(struct vnni_fixture *f, uint32_t type, uint32_t cols, uint32_t seed,
+/* A cache filled through store; both sides must hold the same bytes. is_strange: one value of slot 5 is infinite. */
+static int make_cache(struct vnni_fixture *f, uint32_t type, uint32_t cols, uint32_t seed, int is_strange,
                       struct vnni_pair *out)
 {
     struct vnni_pair x;
+    const struct hal_mat one = {.type = HAL_F32, .use = HAL_ACTIVATION, .rows = 1, .cols = cols};
+    struct hal_mat mine = one, theirs = one;
+    const uint32_t strange = 5;
+    float *huge = calloc(cols, sizeof *huge);
     uint32_t slot[SLOTS];
     for (uint32_t i = 0; i < SLOTS; i++)
         slot[i] = (i * 7) % SLOTS;
+    if (huge == NULL)
+        return 0;
+    huge[0] = 1e6f; /* beyond F16 */
+    mine.mem = theirs.mem = huge;
     const int ok =
         make(f, SLOTS, cols, 1.0f, seed, &x) &&
         vnni_fixture_new(f, type, HAL_CACHE, SLOTS, cols, out) &&
         f->plugin->store(f->dev, &out->mine, &x.mine, slot) == ERR_NONE &&
         scalar_plugin.store(f->reference, &out->theirs, &x.theirs, slot) == ERR_NONE &&
+        (!is_strange || (f->plugin->store(f->dev, &out->mine, &mine, &strange) == ERR_NONE &&
+                         scalar_plugin.store(f->reference, &out->theirs, &theirs, &strange) == ERR_NONE)) &&
         vnni_fixture_equal(f, out, block_row_bytes(type, cols) * SLOTS);
     vnni_fixture_free(f, &x);
+    free(huge);
     return ok;
 }
 
 struct shape {
     uint32_t heads, kv_heads, key_dim, value_dim, rows, type;
     float softcap, size;
+    int strange_key, strange_value;
 };
 
 /* A row alone has the bits that it has among others. */
@@ -123,8 +135,8 @@ static double attend_case(struct vnni_fixture *f, const struct shape *s, enum vi
                                  .spans = spans.span, .first = spans.first};
     if (!make(f, s->rows, s->heads * s->key_dim, s->size, 1, &q) ||
         !make(f, s->rows, s->heads * s->value_dim, 1.0f, 2, &y) ||
-        !make_cache(f, s->type, s->kv_heads * s->key_dim, 3, &k) ||
-        !make_cache(f, s->type, s->kv_heads * s->value_dim, 4, &v))
+        !make_cache(f, s->type, s->kv_heads * s->key_dim, 3, s->strange_key, &k) ||
+        !make_cache(f, s->type, s->kv_heads * s->value_dim, 4, s->strange_value, &v))
         return difference;
     if (f->plugin->attend(f->dev, &y.mine, &q.mine, &k.mine, &v.mine, &g) == ERR_NONE &&
         scalar_plugin.attend(f->reference, &y.theirs, &q.theirs, &k.theirs, &v.theirs, &g) ==
@@ -139,11 +151,13 @@ static double attend_case(struct vnni_fixture *f, const struct shape *s, enum vi
 }
 
 static const struct shape shapes[] = {
-    {4, 4, 32, 32, 1, HAL_F16, 0, 3},    {8, 2, 64, 64, 70, HAL_F16, 0, 3},
-    {16, 1, 128, 128, 33, HAL_F16, 0, 9}, {9, 3, 80, 48, 17, HAL_F16, 0, 3},
-    {6, 2, 17, 23, 5, HAL_F16, 0, 3},    {130, 1, 32, 32, 3, HAL_F16, 0, 3},
-    {8, 2, 64, 64, 40, HAL_Q8_0, 0, 3},  {8, 4, 64, 96, 2, HAL_Q4_0, 0, 3},
-    {8, 2, 64, 64, 19, HAL_F16, 5, 20},  {12, 2, 192, 128, 21, HAL_Q8_0, 0, 40},
+    {4, 4, 32, 32, 1, HAL_F16, 0, 3, 0, 0},    {8, 2, 64, 64, 70, HAL_F16, 0, 3, 0, 0},
+    {16, 1, 128, 128, 33, HAL_F16, 0, 9, 0, 0}, {9, 3, 80, 48, 17, HAL_F16, 0, 3, 0, 0},
+    {6, 2, 17, 23, 5, HAL_F16, 0, 3, 0, 0},    {130, 1, 32, 32, 3, HAL_F16, 0, 3, 0, 0},
+    {8, 2, 64, 64, 40, HAL_Q8_0, 0, 3, 0, 0},  {8, 4, 64, 96, 2, HAL_Q4_0, 0, 3, 0, 0},
+    {8, 2, 64, 64, 19, HAL_F16, 5, 20, 0, 0},  {12, 2, 192, 128, 21, HAL_Q8_0, 0, 40, 0, 0},
+    {300, 1, 32, 32, 2, HAL_Q8_0, 0, 3, 0, 0}, {2, 2, 64, 64, 64, HAL_Q4_0, 9, 3, 0, 0},
+    {2, 2, 64, 64, 24, HAL_F16, 0, 3, 1, 0},   {2, 2, 64, 64, 24, HAL_F16, 0, 3, 0, 1},
 };
 
 static void every_view_and_shape(void)
