@@ -107,8 +107,9 @@ struct vnni_queries {
 enum {
     VNNI_SPLIT_PARTS = 3,
     VNNI_SPLIT_BYTES = 2 * VNNI_SPLIT_PARTS,
-    VNNI_SPLIT_TOKENS = 128, /* at once: their parts stay in the second cache */
-    VNNI_DENSE_ROOM = 64
+    VNNI_SPLIT_LEAST = 128,  /* tokens at once of the widest weights, and as many bytes of narrower ones */
+    VNNI_SPLIT_TOKENS = 512, /* at most: a slab of their parts stays in the second cache */
+    VNNI_DENSE_ROOM = 2 * 4 * 2 * 1024 /* bytes: 2 panels x 4 tiles x 2 parts */
 };
 
 enum { VNNI_QUERIES = 64, VNNI_KEYS = 32 };
@@ -164,8 +165,8 @@ struct vnni_kernels {
     /* Block `block` of x in->tokens into parts of BF16 at in->q, VNNI_SPLIT_BYTES for each token and column
      * (those rounded up to 32); in->info[block] is 0 where a value is not finite. NULL: no such path. */
     void (*split)(const struct vnni_input *in, const float *x, uint32_t block);
-    /* All tokens of a split input times one resident panel of F16 or BF16; x as it was split. room:
-     * VNNI_DENSE_ROOM for each column, rounded up to 32. */
+    /* All tokens of a split input times the resident panels of F16 or BF16 of out.rows rows; x as it was
+     * split. room: VNNI_DENSE_ROOM. */
     void (*dense_split)(uint32_t type, const uint8_t *panel, const float *x, const struct vnni_input *in,
                         uint8_t *room, struct vnni_output out);
 
@@ -204,6 +205,7 @@ struct vnni_dev {
     struct hal_host host;
     uint8_t *input; /* room for rounded activations */
     size_t input_bytes;
+    size_t split_bytes; /* of them, for parts of BF16 */
     uint8_t *unpacked; /* room for unpacked panels or decoded slots, unpacked_bytes for each thread */
     size_t unpacked_bytes;
 };

@@ -3,8 +3,8 @@
  *
  * A BF16 has 8 bits of mantissa, so an F32 activation is the exact sum of three and an F16 weight of two, each
  * the upper half of what is left. Products of BF16 are exact in F32. Of the six partial products the one of
- * the two lowest parts, 2^-24 of the whole, is left out; each order of size is summed in a tile of its own,
- * and the small ones are added first.
+ * the two lowest parts, 2^-24 of the whole, is left out. Four tiles of sums, 32 tokens x 32 rows, share what
+ * is loaded; columns are taken in slabs that fit the first cache, of which the small products are added first.
  */
 #ifndef VNNI_DENSE_TILES_H
 #define VNNI_DENSE_TILES_H
@@ -15,8 +15,16 @@
 enum {
     DENSE_CHUNK = 32,                           /* columns of one tile */
     DENSE_TILE = 16 * 64,                       /* bytes of one tile */
-    DENSE_X = VNNI_SPLIT_PARTS * DENSE_TILE     /* of one chunk of a block of tokens */
+    DENSE_X = VNNI_SPLIT_PARTS * DENSE_TILE,    /* of one chunk of a block of tokens */
+    DENSE_SLAB = 4,                             /* chunks */
+    DENSE_TOGETHER = 8,                         /* panels whose results stay in the second cache */
+    DENSE_PANEL = VNNI_DENSE_ROOM / 2           /* bytes of a slab of one panel */
 };
+
+INLINE size_t dense_panel_bytes(uint32_t cols) /* by vnni_layout.h */
+{
+    return ((size_t)cols * VNNI_ROWS * 2 + 63) / 64 * 64;
+}
 
 struct dense_config {
     uint8_t palette;
@@ -26,7 +34,7 @@ struct dense_config {
     uint8_t rows[16];
 };
 
-/* Tiles 0..2: sums of 16 tokens x 16 rows. 3, 4, 5: tokens x columns, the parts. 6, 7: columns x rows. */
+/* Tiles 0..3: sums, [2 blocks of tokens][2 panels]. 4, 5: tokens x columns. 6, 7: columns x rows. */
 static const struct dense_config dense_shape = {
     .palette = 1,
     .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
@@ -94,75 +102,200 @@ INLINE void dense_unpack_pair(uint32_t type, const uint8_t *panel, uint32_t c, u
                                               _mm512_and_si512(_mm512_castps_si512(b_left), high)));
 }
 
-/* Room: [chunk][parts][16 pairs][16 rows] pairs. */
-INLINE void dense_unpack(uint32_t type, const uint8_t *panel, uint32_t cols, uint8_t *room)
+/* Chunks first.. of a panel to [chunk][parts][16 pairs][16 rows] pairs. */
+INLINE void dense_unpack(uint32_t type, const uint8_t *panel, uint32_t cols, uint32_t first, uint32_t chunks,
+                         uint8_t *to)
 {
     const size_t tiles = type == HAL_F16 ? 2 : 1;
-    for (uint32_t c = 0; c < cols; c += DENSE_CHUNK, room += tiles * DENSE_TILE)
+    for (uint32_t k = 0; k < chunks; k++, to += tiles * DENSE_TILE)
         for (uint32_t pair = 0; pair < 16; pair++)
-            dense_unpack_pair(type, panel, c + 2 * pair, cols, room + 64 * (size_t)pair);
+            dense_unpack_pair(type, panel, (first + k) * DENSE_CHUNK + 2 * pair, cols, to + 64 * (size_t)pair);
 }
 
-INLINE void dense_block(uint32_t type, const uint8_t *weights, const uint8_t *x, uint32_t chunks,
-                        float sums[3][256])
+/* Some blocks of tokens (1 or 2), some panels (1 or 2), one slab. */
+struct dense_slab {
+    const uint8_t *x;
+    size_t x_stride; /* from one block to the next */
+    const uint8_t *weights;
+    const uint8_t *next; /* resident weights that are taken apart next, `next_bytes` of each panel */
+    size_t next_stride;
+    size_t next_bytes;
+    uint32_t chunks;
+    uint32_t blocks;
+    uint32_t panels;
+};
+
+/* The share of blocks block, block + 1 in asking for the next weights. */
+INLINE void dense_prefetch(const struct dense_slab *s, uint32_t block, uint32_t blocks)
 {
-    const size_t tiles = type == HAL_F16 ? 2 : 1;
+    const size_t from = s->next_bytes * block / blocks, to = s->next_bytes * (block + s->blocks) / blocks;
+    for (size_t at = from / 64 * 64; at < to; at += 64) {
+        _mm_prefetch((const char *)s->next + at, _MM_HINT_T0);
+        _mm_prefetch((const char *)s->next + s->next_stride + at, _MM_HINT_T0);
+    }
+}
+
+INLINE void dense_load_x(const struct dense_slab *s, const uint8_t *x)
+{
+    _tile_loadd(4, x, 64);
+    if (s->blocks == 2)
+        _tile_loadd(5, x + s->x_stride, 64);
+}
+
+INLINE void dense_load_weights(const struct dense_slab *s, const uint8_t *weights)
+{
+    _tile_loadd(6, weights, 64);
+    if (s->panels == 2)
+        _tile_loadd(7, weights + DENSE_PANEL, 64);
+}
+
+INLINE void dense_multiply(const struct dense_slab *s)
+{
+    _tile_dpbf16ps(0, 4, 6);
+    if (s->panels == 2)
+        _tile_dpbf16ps(1, 4, 7);
+    if (s->blocks == 2)
+        _tile_dpbf16ps(2, 5, 6);
+    if (s->blocks == 2 && s->panels == 2)
+        _tile_dpbf16ps(3, 5, 7);
+}
+
+INLINE void dense_sum(uint32_t type, struct dense_slab s, float sums[4][256])
+{
+    const size_t step = type == HAL_F16 ? 2 * DENSE_TILE : DENSE_TILE;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
-    for (uint32_t k = 0; k < chunks; k++, x += DENSE_X, weights += tiles * DENSE_TILE) {
-        _tile_loadd(3, x, 64);
-        _tile_loadd(6, weights, 64);
-        _tile_dpbf16ps(0, 3, 6);
-        _tile_loadd(4, x + DENSE_TILE, 64);
-        _tile_dpbf16ps(1, 4, 6);
-        _tile_loadd(5, x + 2 * DENSE_TILE, 64);
-        _tile_dpbf16ps(2, 5, 6);
+    _tile_zero(3);
+    for (uint32_t k = 0; k < s.chunks; k++) {
+        const uint8_t *x = s.x + k * DENSE_X, *weights = s.weights + k * step;
+        dense_load_weights(&s, weights);
+        dense_load_x(&s, x + 2 * DENSE_TILE);
+        dense_multiply(&s);
+        dense_load_x(&s, x + DENSE_TILE);
+        dense_multiply(&s);
         if (type == HAL_F16) {
-            _tile_loadd(7, weights + DENSE_TILE, 64);
-            _tile_dpbf16ps(1, 3, 7);
-            _tile_dpbf16ps(2, 4, 7);
+            dense_load_weights(&s, weights + DENSE_TILE);
+            dense_multiply(&s);
+            dense_load_x(&s, x);
+            dense_multiply(&s);
         }
+    }
+    for (uint32_t k = 0; k < s.chunks; k++) {
+        dense_load_weights(&s, s.weights + k * step);
+        dense_load_x(&s, s.x + k * DENSE_X);
+        dense_multiply(&s);
     }
     _tile_stored(0, sums[0], 64);
     _tile_stored(1, sums[1], 64);
     _tile_stored(2, sums[2], 64);
+    _tile_stored(3, sums[3], 64);
 }
 
-static void dense_put(const float sums[3][256], uint32_t token, uint32_t tokens, struct vnni_output out)
+static void dense_sum_any(uint32_t type, struct dense_slab s, float sums[4][256])
 {
-    for (uint32_t t = 0; t < tokens; t++) {
-        const __m512 small = _mm512_add_ps(_mm512_loadu_ps(sums[1] + 16 * t), _mm512_loadu_ps(sums[2] + 16 * t));
-        vf_store_part(out.y + (size_t)(token + t) * out.stride,
-                      _mm512_add_ps(_mm512_loadu_ps(sums[0] + 16 * t), small), out.rows);
+#define DENSE_SUM(t, b, p)                                                                         \
+    if (type == (t) && s.blocks == (b) && s.panels == (p)) {                                       \
+        s.blocks = (b);                                                                            \
+        s.panels = (p);                                                                            \
+        dense_sum(t, s, sums);                                                                     \
+        return;                                                                                    \
+    }
+    DENSE_SUM(HAL_F16, 2, 2)
+    DENSE_SUM(HAL_F16, 2, 1)
+    DENSE_SUM(HAL_F16, 1, 2)
+    DENSE_SUM(HAL_F16, 1, 1)
+    DENSE_SUM(HAL_BF16, 2, 2)
+    DENSE_SUM(HAL_BF16, 2, 1)
+    DENSE_SUM(HAL_BF16, 1, 2)
+    DENSE_SUM(HAL_BF16, 1, 1)
+}
+
+/* The sums of one slab of a block and a panel, added to those before. */
+INLINE void dense_add(const float *sums, uint32_t tokens, int is_first, struct vnni_output out)
+{
+    const __mmask16 rows = (__mmask16)((1u << out.rows) - 1);
+    float *y = out.y;
+    if (is_first) {
+        for (uint32_t t = 0; t < tokens; t++, y += out.stride)
+            _mm512_mask_storeu_ps(y, rows, _mm512_load_ps(sums + 16 * t));
+        return;
+    }
+    for (uint32_t t = 0; t < tokens; t++, y += out.stride)
+        _mm512_mask_storeu_ps(y, rows,
+                              _mm512_add_ps(_mm512_maskz_loadu_ps(rows, y), _mm512_load_ps(sums + 16 * t)));
+}
+
+static void dense_slab_blocks(uint32_t type, struct dense_slab s, const struct vnni_input *in, int is_first,
+                              struct vnni_output out)
+{
+    _Alignas(64) float sums[4][256];
+    const uint32_t blocks = (in->tokens + VNNI_BLOCK - 1) / VNNI_BLOCK;
+    for (uint32_t block = 0; block < blocks; block += 2, s.x += 2 * s.x_stride) {
+        s.blocks = blocks - block < 2 ? 1 : 2;
+        dense_prefetch(&s, block, blocks);
+        dense_sum_any(type, s, sums);
+        for (uint32_t b = 0; b < s.blocks; b++) {
+            const uint32_t token = (block + b) * VNNI_BLOCK, left = in->tokens - token;
+            const struct vnni_output at = {out.y + token * out.stride, out.stride, out.rows};
+            for (uint32_t p = 0; p < s.panels; p++)
+                dense_add(sums[2 * b + p], left < VNNI_BLOCK ? left : VNNI_BLOCK, is_first,
+                          vnni_output_panel(at, p));
+        }
+    }
+}
+
+/* Panels that stay together while slabs pass. */
+INLINE void dense_panels(uint32_t type, const uint8_t *panel, uint32_t panels, const struct vnni_input *in,
+                         uint8_t *room, struct vnni_output out)
+{
+    const uint32_t chunks = (in->cols + DENSE_CHUNK - 1) / DENSE_CHUNK;
+    const size_t panel_bytes = dense_panel_bytes(in->cols);
+    for (uint32_t first = 0; first < chunks; first += DENSE_SLAB) {
+        struct dense_slab s = {.x = (const uint8_t *)in->q + (size_t)first * DENSE_X,
+                               .x_stride = (size_t)chunks * DENSE_X,
+                               .weights = room,
+                               .next_stride = panel_bytes,
+                               .next_bytes = (size_t)DENSE_SLAB * DENSE_CHUNK * VNNI_ROWS * 2,
+                               .chunks = chunks - first < DENSE_SLAB ? chunks - first : DENSE_SLAB};
+        for (uint32_t p = 0; p < panels; p += 2) {
+            s.panels = panels - p < 2 ? 1 : 2;
+            for (uint32_t i = 0; i < s.panels; i++)
+                dense_unpack(type, panel + (p + i) * panel_bytes, in->cols, first, s.chunks,
+                             room + i * DENSE_PANEL);
+            s.next = p + 2 < panels ? panel + (p + 2) * panel_bytes + first / DENSE_SLAB * s.next_bytes
+                                    : panel + (first / DENSE_SLAB + 1) * s.next_bytes;
+            const uint32_t row = p * VNNI_ROWS;
+            dense_slab_blocks(type, s, in, first == 0,
+                              (struct vnni_output){out.y + row, out.stride, out.rows - row});
+        }
     }
 }
 
 void VNNI_KERNEL(dense_split)(uint32_t type, const uint8_t *panel, const float *x, const struct vnni_input *in,
-                        uint8_t *room, struct vnni_output out)
+                              uint8_t *room, struct vnni_output out)
 {
-    _Alignas(64) float sums[3][256];
-    const uint32_t chunks = (in->cols + DENSE_CHUNK - 1) / DENSE_CHUNK;
+    const uint32_t panels = (out.rows + VNNI_ROWS - 1) / VNNI_ROWS;
+    const size_t panel_bytes = dense_panel_bytes(in->cols);
     __asm__ volatile("ldtilecfg %0" : : "m"(dense_shape));
-    if (type == HAL_F16)
-        dense_unpack(HAL_F16, panel, in->cols, room);
-    else
-        dense_unpack(HAL_BF16, panel, in->cols, room);
-    for (uint32_t token = 0; token < in->tokens; token += VNNI_BLOCK) {
-        const uint32_t block = token / VNNI_BLOCK, left = in->tokens - token;
-        const uint32_t tokens = left < VNNI_BLOCK ? left : VNNI_BLOCK;
-        const uint8_t *parts = (const uint8_t *)in->q + (size_t)block * chunks * DENSE_X;
-        if (in->info[block] == 0.0f) { /* differences of infinities are not numbers */
-            VNNI_KERNEL(dense)(type, panel, x, in->cols, token, token + tokens, out);
-            continue;
-        }
+    for (uint32_t p = 0; p < panels; p += DENSE_TOGETHER) {
+        const uint32_t count = panels - p < DENSE_TOGETHER ? panels - p : DENSE_TOGETHER;
+        const uint32_t row = p * VNNI_ROWS;
+        const struct vnni_output some = {out.y + row, out.stride, out.rows - row};
         if (type == HAL_F16)
-            dense_block(HAL_F16, room, parts, chunks, sums);
+            dense_panels(HAL_F16, panel + p * panel_bytes, count, in, room, some);
         else
-            dense_block(HAL_BF16, room, parts, chunks, sums);
-        dense_put(sums, token, tokens, out);
+            dense_panels(HAL_BF16, panel + p * panel_bytes, count, in, room, some);
     }
     _tile_release();
+    for (uint32_t token = 0; token < in->tokens; token += VNNI_BLOCK) {
+        const uint32_t left = in->tokens - token, tokens = left < VNNI_BLOCK ? left : VNNI_BLOCK;
+        if (in->info[token / VNNI_BLOCK] != 0.0f)
+            continue;
+        for (uint32_t p = 0; p < panels; p++) /* differences of infinities are not numbers */
+            VNNI_KERNEL(dense)(type, panel + p * panel_bytes, x, in->cols, token, token + tokens,
+                               vnni_output_panel(out, p));
+    }
 }
 
 #endif

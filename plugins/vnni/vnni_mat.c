@@ -91,9 +91,11 @@ static enum err reserve_unpacked(struct vnni_dev *d, const struct hal_mat *w)
         if (d->kernels->split == NULL || w->type == HAL_F32)
             return ERR_NONE;
         const size_t cols = ((size_t)w->cols + 31) / 32 * 32;
-        const enum err e = grow(d, &d->input, &d->input_bytes,
-                                VNNI_SPLIT_TOKENS * cols * VNNI_SPLIT_BYTES + VNNI_SPLIT_TOKENS * sizeof(float));
-        return e != ERR_NONE ? e : reserve_room(d, round64(cols * VNNI_DENSE_ROOM));
+        const size_t bytes = VNNI_SPLIT_LEAST * cols * VNNI_SPLIT_BYTES + VNNI_SPLIT_TOKENS * sizeof(float);
+        const enum err e = grow(d, &d->input, &d->input_bytes, bytes);
+        if (e == ERR_NONE && d->split_bytes < bytes)
+            d->split_bytes = bytes;
+        return e != ERR_NONE ? e : reserve_room(d, VNNI_DENSE_ROOM);
     }
     const size_t panel = w->cols / 32 * vnni_group_bytes(vnni_shape_of(w->type));
     size_t panels = UNPACKED_BYTES_MAX / (panel == 0 ? 1 : panel);

@@ -73,17 +73,22 @@ static void multiply_unpacked(const struct job *job, const struct part *part, ui
     d->kernels->gemm(shape, room, panels, &job->input, output_of(job, part, panel, panels));
 }
 
-static void multiply_panel(const struct job *job, const struct part *part, uint32_t panel,
-                           uint32_t thread)
+static void multiply_split(const struct job *job, const struct part *part, uint32_t panel,
+                           uint32_t panels, uint32_t thread)
+{
+    const struct vnni_dev *d = job->dev;
+    d->kernels->dense_split(part->w->type, (const uint8_t *)part->w->mem + panel * part->panel_bytes,
+                            job->x + (size_t)job->first * part->w->cols, &job->input,
+                            d->unpacked + thread * d->unpacked_bytes,
+                            output_of(job, part, panel, panels));
+}
+
+static void multiply_panel(const struct job *job, const struct part *part, uint32_t panel)
 {
     const struct vnni_kernels *kernels = job->dev->kernels;
     const uint8_t *resident = (const uint8_t *)part->w->mem + panel * part->panel_bytes;
     const struct vnni_output out = output_of(job, part, panel, 1);
-    if (job->is_split && part->w->type != HAL_F32)
-        kernels->dense_split(part->w->type, resident, job->x + (size_t)job->first * part->w->cols,
-                             &job->input, job->dev->unpacked + thread * job->dev->unpacked_bytes,
-                             out);
-    else if (is_dense(part->w->type))
+    if (is_dense(part->w->type))
         kernels->dense(part->w->type, resident, job->x + (size_t)job->first * part->w->cols,
                        part->w->cols, 0, job->tokens, out);
     else
@@ -104,8 +109,12 @@ static void multiply_tile(void *context, uint32_t tile, uint32_t thread)
         multiply_unpacked(job, part, panel, panels, thread);
         return;
     }
+    if (job->is_split && part->w->type != HAL_F32) {
+        multiply_split(job, part, panel, panels, thread);
+        return;
+    }
     for (uint32_t p = 0; p < panels; p++)
-        multiply_panel(job, part, panel + p, thread);
+        multiply_panel(job, part, panel + p);
 }
 
 static void round_block(void *context, uint32_t tile, uint32_t thread)
@@ -166,7 +175,7 @@ static uint32_t split_room(const struct job *job, const struct hal_mat *x, const
     if (!has_halves || job->dev->kernels->split == NULL || x->rows < SPLIT_LEAST)
         return 0;
     const size_t block = VNNI_BLOCK * padded * VNNI_SPLIT_BYTES + sizeof(float);
-    const size_t room = job->dev->input_bytes / block * VNNI_BLOCK;
+    const size_t room = job->dev->split_bytes / block * VNNI_BLOCK;
     return room < VNNI_SPLIT_TOKENS ? (uint32_t)room : VNNI_SPLIT_TOKENS;
 }
 
@@ -176,6 +185,8 @@ static uint32_t tile_panels(const struct job *job, const struct part *part)
     size_t panels = part->panels / (threads * TILES_PER_THREAD);
     if (job->tokens == 1)
         panels = TILE_BYTES / part->panel_bytes;
+    else if (job->is_split)
+        panels += panels % 2; /* two at a time */
     else if (!is_dense(part->w->type) &&
              panels > job->dev->unpacked_bytes / part->unpacked_bytes)
         panels = job->dev->unpacked_bytes / part->unpacked_bytes;
