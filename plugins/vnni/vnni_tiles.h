@@ -152,18 +152,10 @@ INLINE __m512 tiles_add(const int32_t *sums, const float *info, struct vnni_shap
     return y;
 }
 
-/* Multiply group g, store the sums of the last one, scale those of TILE_BEHIND groups ago: each waits for
- * what was begun a step before, not for what begins in its own. */
-INLINE void tiles_step(const struct tile_sums *s, struct vnni_shape shape, uint32_t g, int is_odd,
-                       int32_t (*ring)[2 * TILE_VALUES], __m512 y[16])
+/* y += group `done`, whose sums were stored. */
+INLINE void tiles_scale(const struct tile_sums *s, struct vnni_shape shape, uint32_t done,
+                        int32_t (*ring)[2 * TILE_VALUES], __m512 y[16])
 {
-    if (g < s->groups)
-        tiles_multiply(s, shape.scales, g, is_odd);
-    if (g >= 1 && g <= s->groups)
-        tiles_store(shape.scales, ring[(g - 1) % TILE_RING], !is_odd);
-    if (g < TILE_BEHIND || g >= s->groups + TILE_BEHIND)
-        return;
-    const uint32_t done = g - TILE_BEHIND;
     const uint8_t *codes = s->codes + done * s->group_bytes;
     const struct tile_factors f = tiles_factors(codes + 512, shape);
     const int32_t *sums = ring[done % TILE_RING];
@@ -173,13 +165,41 @@ INLINE void tiles_step(const struct tile_sums *s, struct vnni_shape shape, uint3
         y[t] = tiles_add(sums + 16 * t, info + t, shape, f, y[t]);
 }
 
+/* Multiply group g, store the sums of the last one, scale those of TILE_BEHIND groups ago: each waits for
+ * what was begun a step before, not for what begins in its own. */
+INLINE void tiles_step(const struct tile_sums *s, struct vnni_shape shape, uint32_t g, int is_odd,
+                       int32_t (*ring)[2 * TILE_VALUES], __m512 y[16])
+{
+    tiles_multiply(s, shape.scales, g, is_odd);
+    tiles_store(shape.scales, ring[(g - 1) % TILE_RING], !is_odd);
+    tiles_scale(s, shape, g - TILE_BEHIND, ring, y);
+}
+
 INLINE void tiles_chunk(const struct tile_sums *s, struct vnni_shape shape, __m512 y[16])
 {
     _Alignas(64) int32_t ring[TILE_RING][2 * TILE_VALUES];
-    for (uint32_t g = 0; g < s->groups + TILE_BEHIND; g += 2) {
-        tiles_step(s, shape, g, 0, ring, y);
-        tiles_step(s, shape, g + 1, 1, ring, y);
+    const uint32_t groups = s->groups;
+    uint32_t g = TILE_BEHIND, done = 0;
+    tiles_multiply(s, shape.scales, 0, 0);
+    if (groups > 1)
+        tiles_multiply(s, shape.scales, 1, 1);
+    tiles_store(shape.scales, ring[0], 0);
+    if (groups > 2)
+        tiles_multiply(s, shape.scales, 2, 0);
+    if (groups > 1)
+        tiles_store(shape.scales, ring[1], 1);
+    for (; g + 1 < groups; g += 2) {
+        tiles_step(s, shape, g, 1, ring, y);
+        tiles_step(s, shape, g + 1, 0, ring, y);
     }
+    if (g < groups) {
+        tiles_step(s, shape, g, 1, ring, y);
+        tiles_store(shape.scales, ring[g % TILE_RING], 1);
+        g++;
+    } else if (groups > 2)
+        tiles_store(shape.scales, ring[(g - 1) % TILE_RING], 0);
+    for (done = g - TILE_BEHIND; done < groups; done++)
+        tiles_scale(s, shape, done, ring, y);
 }
 
 /* Columns of groups first.. of a block of tokens times one panel, added to y unless first is 0. */
