@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@
 enum {
     THREADS_MAX = 256,
     LINE = 64,
+    HUGE_PAGE = 2 << 20,
     AHEAD = 3072, /* bytes */
     STREAMS = 4,  /* read at once: more pages in flight than one stream's prefetchers open */
     INT8_ROUNDS = 20000,
@@ -166,7 +168,7 @@ enum err ceiling_measure(uint32_t threads, size_t bytes, uint32_t limit_ms, stru
     if (e != ERR_NONE)
         return e;
     struct runner *runners = calloc(threads, sizeof *runners);
-    char *buffer = malloc(bytes + AHEAD);
+    char *buffer = aligned_alloc(HUGE_PAGE, (bytes + AHEAD + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
     struct common common = {.limit_ms = limit_ms,
                             .int8 = device_int8_best(info.features),
                             .has_tiles = ask_for_tiles(info.features)};
@@ -174,6 +176,7 @@ enum err ceiling_measure(uint32_t threads, size_t bytes, uint32_t limit_ms, stru
         e = ERR_MEMORY;
         goto out;
     }
+    (void)madvise(buffer, bytes + AHEAD, MADV_HUGEPAGE); /* as weights are held */
     memset(buffer, 3, bytes + AHEAD); /* real pages, not the shared zero page */
     const size_t part = bytes / threads / LINE * LINE;
     for (uint32_t i = 0; i < threads; i++)

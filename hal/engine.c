@@ -10,10 +10,15 @@
 
 #include "hal/device.h"
 #include "hal/fallback.h"
+#include "hal/region.h"
 #include "hal/select.h"
 #include "plugins/scalar/scalar.h"
 
-enum { ALIGNMENT = 64 };
+#ifdef __SANITIZE_ADDRESS__ /* which only watches what it allocates */
+enum { ALIGNMENT = 64, IS_WATCHED = 1 };
+#else
+enum { ALIGNMENT = 64, IS_WATCHED = 0 };
+#endif
 
 /* hal_host's functions have no context, so what they count is the process'. */
 static _Atomic uint64_t memory_used, memory_peak, memory_budget;
@@ -23,6 +28,11 @@ static size_t rounded(size_t bytes)
     return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
+static void *take(size_t bytes)
+{
+    return bytes >= REGION_LEAST && !IS_WATCHED ? region_alloc(bytes) : aligned_alloc(ALIGNMENT, bytes);
+}
+
 static void *host_alloc(size_t bytes)
 {
     if (bytes == 0 || bytes > SIZE_MAX - ALIGNMENT)
@@ -30,7 +40,7 @@ static void *host_alloc(size_t bytes)
     const size_t whole = rounded(bytes);
     const uint64_t budget = atomic_load(&memory_budget);
     const uint64_t used = atomic_fetch_add(&memory_used, whole) + whole;
-    void *p = budget != 0 && used > budget ? NULL : aligned_alloc(ALIGNMENT, whole);
+    void *p = budget != 0 && used > budget ? NULL : take(whole);
     if (p == NULL) {
         atomic_fetch_sub(&memory_used, whole);
         return NULL;
@@ -45,7 +55,10 @@ static void host_release(void *p, size_t bytes)
 {
     if (p == NULL)
         return;
-    free(p);
+    if (rounded(bytes) >= REGION_LEAST && !IS_WATCHED)
+        region_release(p, rounded(bytes));
+    else
+        free(p);
     atomic_fetch_sub(&memory_used, rounded(bytes));
 }
 

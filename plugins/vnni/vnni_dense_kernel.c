@@ -33,8 +33,11 @@ INLINE void dense_tokens(uint32_t type, const uint8_t *panel, const float *x, ui
     x += (size_t)token * cols;
     UNROLL for (uint32_t i = 0; i < count * chains; i++)
         sum[i] = vf_zero();
+    const uint32_t bytes = (type == HAL_F32 ? 4u : 2u) * VNNI_ROWS * chains;
     uint32_t column = 0;
     for (; column + chains <= cols; column += chains) {
+        for (uint32_t line = 0; count == 1 && half == 0 && line < bytes; line += 64)
+            vi_prefetch(panel + (size_t)column / chains * bytes + line);
         UNROLL for (uint32_t c = 0; c < chains; c++)
         {
             const VF w = dense_load(type, panel, column + c, half);

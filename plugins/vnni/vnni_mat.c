@@ -3,8 +3,12 @@
 #include "plugins/vnni/vnni_topology.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 enum {
+    PAGE = 4096,
+    HUGE_PAGE = 2 << 20,
+    LARGE_BYTES = 128 << 10, /* such weights lie side by side */
     EMBED_VALUES = 1 << 15, /* of one tile */
     INPUT_BYTES_MAX = 12 << 20,   /* more tokens than fit are taken in several passes */
     UNPACKED_BYTES_MAX = 1 << 20 /* of one thread: half of a usual second-level cache */
@@ -103,6 +107,16 @@ static enum err reserve_unpacked(struct vnni_dev *d, const struct hal_mat *w)
     return reserve_room(d, round64(panels * panel));
 }
 
+/* Decoding walks all weights once for every token. The last huge page goes beyond the end: the next weight
+ * is expected there, and pages are taken when they are first written. Only a wish. */
+static void ask_for_huge_pages(const void *p, size_t bytes)
+{
+    const uintptr_t start = (uintptr_t)p / PAGE * PAGE;
+    const uintptr_t end = ((uintptr_t)p + bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    if (bytes >= LARGE_BYTES)
+        (void)madvise((void *)start, end - start, MADV_HUGEPAGE);
+}
+
 enum err vnni_mat_new(void *dev, struct hal_mat *m)
 {
     struct vnni_dev *d = dev;
@@ -119,6 +133,7 @@ enum err vnni_mat_new(void *dev, struct hal_mat *m)
         if (m->mem == NULL)
             return ERR_MEMORY;
         vnni_topology_spread(vnni_pool_nodes(d->pool), m->mem, bytes);
+        ask_for_huge_pages(m->mem, bytes);
         return ERR_NONE;
     }
     const enum err e = m->use == HAL_ACTIVATION ? reserve_input(d, m->rows, m->cols) : reserve_attend(d, m->cols);

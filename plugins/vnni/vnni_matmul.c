@@ -2,7 +2,10 @@
  * of the chosen instruction set do the work. */
 #include "plugins/vnni/vnni.h"
 
+#include <stdatomic.h>
+
 enum {
+    LANES_MAX = 256,
     WEIGHTS_MAX = 16,       /* of one call; more are taken in several rounds */
     TILE_BYTES = 32 << 10,  /* weights of one tile with one token: some microseconds */
     TILES_PER_THREAD = 8,   /* with many tokens: enough to even out, few enough to keep tokens in cache */
@@ -21,6 +24,11 @@ struct part {
     uint32_t first_tile;
 };
 
+/* Tiles that one thread walks in order: the first that is left, and behind the last, 32 bits each. */
+struct lane {
+    _Alignas(64) _Atomic uint64_t left;
+};
+
 struct job {
     struct vnni_dev *dev;
     const float *x;
@@ -29,6 +37,8 @@ struct job {
     uint32_t tokens;
     uint32_t count;
     int is_split; /* the input is parts of BF16 for dense weights */
+    struct lane *lanes;
+    uint32_t lane_count;
     struct part parts[WEIGHTS_MAX];
 };
 
@@ -115,6 +125,49 @@ static void multiply_tile(void *context, uint32_t tile, uint32_t thread)
     }
     for (uint32_t p = 0; p < panels; p++)
         multiply_panel(job, part, panel + p);
+}
+
+/* The owner takes from the front, others from the back. Returns 0 when nothing is left. */
+static int claim(struct lane *lane, int is_owner, uint32_t *tile)
+{
+    uint64_t left = atomic_load_explicit(&lane->left, memory_order_relaxed);
+    for (;;) {
+        const uint32_t first = (uint32_t)(left >> 32), end = (uint32_t)left;
+        if (first >= end)
+            return 0;
+        const uint64_t rest = is_owner ? left + (UINT64_C(1) << 32) : left - 1;
+        if (!atomic_compare_exchange_weak_explicit(&lane->left, &left, rest, memory_order_relaxed,
+                                                   memory_order_relaxed))
+            continue;
+        *tile = is_owner ? first : end - 1;
+        return 1;
+    }
+}
+
+static void multiply_lane(void *context, uint32_t lane, uint32_t thread)
+{
+    const struct job *job = context;
+    for (uint32_t i = 0; i < job->lane_count; i++) {
+        uint32_t tile;
+        while (claim(&job->lanes[(lane + i) % job->lane_count], i == 0, &tile))
+            multiply_tile(context, tile, thread);
+    }
+}
+
+/* With one token weights are streamed: a thread that took every other tile would prefetch those of its
+ * neighbour, so each walks a part of its own, and helps where another is late. */
+static void run_lanes(struct job *job, uint32_t tiles)
+{
+    struct lane lanes[LANES_MAX];
+    const uint32_t threads = vnni_pool_active(job->dev->pool);
+    job->lanes = lanes;
+    job->lane_count = threads < tiles ? threads : tiles;
+    job->lane_count = job->lane_count < LANES_MAX ? job->lane_count : LANES_MAX;
+    for (uint32_t i = 0; i < job->lane_count; i++) {
+        const uint64_t first = (uint64_t)tiles * i / job->lane_count;
+        atomic_init(&lanes[i].left, first << 32 | (uint64_t)tiles * (i + 1) / job->lane_count);
+    }
+    vnni_pool_run(job->dev->pool, multiply_lane, job, job->lane_count);
 }
 
 static void round_block(void *context, uint32_t tile, uint32_t thread)
@@ -211,7 +264,10 @@ static void multiply(struct job *job, const struct hal_mat *const *y, const stru
         part->tile_panels = tile_panels(job, part);
         tiles += (part->panels + part->tile_panels - 1) / part->tile_panels;
     }
-    vnni_pool_run(job->dev->pool, multiply_tile, job, tiles);
+    if (job->tokens == 1)
+        run_lanes(job, tiles);
+    else
+        vnni_pool_run(job->dev->pool, multiply_tile, job, tiles);
 }
 
 enum err vnni_matmul(void *dev, const struct hal_mat *const *y, const struct hal_mat *x,

@@ -8,10 +8,7 @@ enum { UNPACKED_BIAS = 0 }; /* tiles multiply signed bytes */
 enum { UNPACKED_BIAS = CODE_BIAS };
 #endif
 
-enum {
-    PREFETCH_BYTES = 3072, /* ahead in the stream of weights: past the page that hardware stops at */
-    TOKENS = HALVES == 1 ? 16 : 4
-};
+enum { TOKENS = HALVES == 1 ? 16 : 4 };
 
 /* ---- rounding of activations, by scalar.h ---- */
 
@@ -240,15 +237,15 @@ INLINE void gemv_type(uint32_t type, const uint8_t *panel, const struct vnni_inp
                       struct vnni_output out)
 {
     const uint32_t cell_groups = unpack_cell_groups(type), cell_bytes = unpack_cell_bytes(type);
-    const uint32_t groups = in->cols / 32;
+    const uint32_t groups = in->cols / 32, lines = (cell_bytes + 63) / 64;
     VF sum[HALVES];
     for (int half = 0; half < HALVES; half++)
         sum[half] = vf_zero();
     for (uint32_t first = 0; first < groups; first += cell_groups, panel += cell_bytes) {
-        for (uint32_t line = 0; line < cell_bytes; line += 64)
-            _mm_prefetch((const char *)panel + PREFETCH_BYTES + line, _MM_HINT_T0);
         UNROLL for (uint32_t g = 0; g < cell_groups; g++)
         {
+            UNROLL for (uint32_t l = lines * g / cell_groups; l < lines * (g + 1) / cell_groups; l++)
+                vi_prefetch(panel + 64 * l);
             if (first + g >= groups) /* half a cell at the end of a row */
                 break;
             const float *info = in->info + (size_t)(first + g) * VNNI_INFO;
