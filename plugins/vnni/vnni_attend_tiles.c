@@ -176,7 +176,7 @@ static void finish(struct work *w)
 INLINE void prefetch(const uint8_t *p, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += 64)
-        _mm_prefetch((const char *)p + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)p + i, _MM_HINT_T1);
 }
 
 INLINE void take_keys(struct work *w, uint32_t type)
@@ -259,14 +259,18 @@ static void raise_top(const struct work *w, uint32_t group)
     const float softcap = w->a->geometry->softcap;
     const __m512i visible = _mm512_loadu_si512(w->visible + group * LANES);
     const __m512 low = vf_set(-__builtin_inff());
-    __m512 most = low;
-    for (uint32_t j = 0; j < w->slot_count; j++) {
-        const __mmask16 sees = _mm512_cmpgt_epu32_mask(visible, _mm512_set1_epi32((int)(w->before + j)));
-        most = _mm512_mask_max_ps(most, sees, vf_load(s + (size_t)j * LANES), most);
+    __m512 most[4] = {low, low, low, low}; /* latency, not work, is what one would cost */
+    for (uint32_t j = 0; j < w->slot_count; j += 4) { /* of whole tiles; what is beyond, nobody sees */
+        UNROLL for (uint32_t i = 0; i < 4; i++)
+        {
+            const __mmask16 sees = _mm512_cmpgt_epu32_mask(visible, _mm512_set1_epi32((int)(w->before + j + i)));
+            most[i] = _mm512_mask_max_ps(most[i], sees, vf_load(s + (size_t)(j + i) * LANES), most[i]);
+        }
     }
+    __m512 greatest = vf_max(vf_max(most[0], most[1]), vf_max(most[2], most[3]));
     if (softcap != 0.0f)
-        most = vf_select(vf_equal(most, low), low, soften(most, softcap));
-    const __m512 before = vf_load(w->top + group * LANES), top = vf_max(most, before);
+        greatest = vf_select(vf_equal(greatest, low), low, soften(greatest, softcap));
+    const __m512 before = vf_load(w->top + group * LANES), top = vf_max(greatest, before);
     const __mmask16 grows = _mm512_cmp_ps_mask(top, before, _CMP_NEQ_UQ);
     vf_store(w->top + group * LANES, top);
     if (grows == 0 || w->before == 0)
@@ -428,7 +432,10 @@ void VNNI_KERNEL(attend_tiles)(const struct vnni_attention *a, const struct vnni
     lay_out(&w, room);
     for (uint32_t group = 0; group < w.groups; group++)
         take_queries(&w, group);
-    __asm__ volatile("ldtilecfg %0" : : "m"(shape));
+    struct config config = shape;
+    if (w.groups == 1) /* fewer rows take less time */
+        config.rows[4] = config.rows[5] = (uint8_t)w.count;
+    __asm__ volatile("ldtilecfg %0" : : "m"(config));
     attend_slots(&w);
     _tile_release();
     for (uint32_t i = 0; i < w.count; i++) {
