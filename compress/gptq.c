@@ -130,22 +130,21 @@ static enum err try_damp(struct gptq_rows *g, double damp, uint32_t threads, dou
     return e;
 }
 
-/* The dampening that gives the least held-out error: from the middle on downhill, as it has one valley. */
+/* The dampening that gives the least held-out error. */
 static enum err choose_damp(struct gptq_rows *g, uint32_t threads)
 {
-    int at = DAMPS / 2, last = at;
     double least = INFINITY, now;
-    if (!g->basis->held)
-        return factor(g->basis, damps[at], threads);
-    enum err e = try_damp(g, damps[at], threads, &least);
-    for (int way = -1; way <= 1 && at == DAMPS / 2 && !e; way += 2) /* the other side if this one is no better */
-        for (int next = at + way; next >= 0 && next < DAMPS; next += way) {
-            if ((e = try_damp(g, damps[last = next], threads, &now)) || !(now < least))
-                break;
+    int best = DAMPS / 2, last = -1;
+    for (int i = 0; g->basis->held && i < DAMPS; i++) {
+        enum err e = try_damp(g, damps[last = i], threads, &now);
+        if (e)
+            return e;
+        if (now < least) {
             least = now;
-            at = next;
+            best = i;
         }
-    return e || last == at ? e : factor(g->basis, damps[at], threads);
+    }
+    return last == best ? ERR_NONE : factor(g->basis, damps[best], threads);
 }
 
 static void pick(struct gptq_result *r)

@@ -19,7 +19,8 @@ typedef double halves __attribute__((vector_size(32), aligned(8)));
 #define NARROW
 #endif
 
-/* c[r][v] += sum over t of a[r * a_row + t * a_step] * b[v * b_part + t * b_step ..]: ROWS x VECTORS registers. */
+/* c[r][v] += sum over t of a[r * a_row + t * a_step] * b[v * b_part + t * b_step ..], R x VECTORS registers: summed
+ * from 0 and then added, so that a long sum is not rounded at every step. */
 #define TILE(NAME, HOW, R, VECTORS)                                                                                    \
     HOW static void NAME(const float *a, size_t a_row, size_t a_step, const float *b, size_t b_part, size_t b_step,    \
                          uint32_t count, float *c, size_t c_row)                                                       \
@@ -27,7 +28,7 @@ typedef double halves __attribute__((vector_size(32), aligned(8)));
         floats sum[R][VECTORS];                                                                                        \
         for (int r = 0; r < R; r++)                                                                                    \
             for (int v = 0; v < VECTORS; v++)                                                                          \
-                sum[r][v] = *(const floats *)(const void *)(c + (size_t)r * c_row + (size_t)v * VECTOR);               \
+                sum[r][v] = (floats){0};                                                                               \
         for (uint32_t t = 0; t < count; t++) {                                                                         \
             floats part[VECTORS];                                                                                      \
             for (int v = 0; v < VECTORS; v++)                                                                          \
@@ -38,7 +39,7 @@ typedef double halves __attribute__((vector_size(32), aligned(8)));
         }                                                                                                              \
         for (int r = 0; r < R; r++)                                                                                    \
             for (int v = 0; v < VECTORS; v++)                                                                          \
-                *(floats *)(void *)(c + (size_t)r * c_row + (size_t)v * VECTOR) = sum[r][v];                           \
+                *(floats *)(void *)(c + (size_t)r * c_row + (size_t)v * VECTOR) += sum[r][v];                          \
     }
 
 TILE(tile_8x1, NARROW, 8, 1)
