@@ -332,13 +332,18 @@ static void apply(struct work *w)
 
 enum err sensitivity_measure(const struct sensitivity_options *options, struct plan_errors *errors, struct fault *f)
 {
+    const struct engine_options engine_options = {.threads = options->threads};
+    struct sensitivity_options o = *options;
+    struct engine *own = NULL;
     struct work *w = calloc(1, sizeof *w);
     if (!w)
         return ERR_MEMORY;
-    w->options = options;
+    w->options = &o;
     w->errors = errors;
     w->fault = f;
     enum err e = make_groups(w);
+    if (!e && !o.engine && !(e = engine_open(&engine_options, &own, NULL)))
+        o.engine = own;
     if (!e)
         e = cut_windows(w);
     if (!e)
@@ -352,6 +357,7 @@ enum err sensitivity_measure(const struct sensitivity_options *options, struct p
     sensitivity_kld_close(w->base);
     calibrate_windows_close(w->windows);
     tokenizer_close(w->tokenizer);
+    engine_close(own);
     free(w->group_of);
     free(w);
     return e;

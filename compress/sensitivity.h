@@ -27,7 +27,8 @@ struct sensitivity_options {
     const char *base_sha256;
     const struct gguf *base;
     const struct profile *profile; /* weights of the encoding; NULL: none */
-    struct engine *engine;
+    struct engine *engine;         /* NULL: the best one of this machine is opened */
+    uint32_t threads;              /* for an engine that is opened here; 0: from the device */
     const struct calibrate_text *text; /* calibration texts: never what the result is judged by */
     uint32_t texts;
     uint64_t tokens;          /* per language, equal for all; of all together never more than 8192, 0: those */

@@ -16,7 +16,6 @@
 #include "controller/catalogue.h"
 #include "controller/doc.h"
 #include "controller/workshop.h"
-#include "hal/engine.h"
 #include "model/gguf.h"
 #include "protocol/hex.h"
 
@@ -201,20 +200,17 @@ static int on_sensitivity(void *context, const struct sensitivity_progress *s)
 static enum err measure(struct prepare *p)
 {
     struct calibrate_text text[RECIPE_TEXTS_MAX];
-    const struct engine_options engine_options = {.threads = (uint32_t)doc_int(p->job, "threads")};
-    struct engine *engine = NULL;
     struct fault f = {""};
     if (p->recipe.goal != RECIPE_BPW && !p->recipe.is_left_out)
         return ERR_NONE;
-    enum err e = engine_open(&engine_options, &engine, NULL);
-    if (!e)
-        e = plan_errors_measure(p->planned, p->seen, engine, p->recipe.method, RAISE_ROWS, on_measure, p, &p->errors, &f);
+    enum err e = plan_errors_measure(p->planned, p->seen, NULL, p->recipe.method, RAISE_ROWS, on_measure, p,
+                                     &p->errors, &f);
     if (!e && p->recipe.is_left_out) {
         const struct sensitivity_options options = {.base_path = gguf_path(p->planned),
                                                     .base_sha256 = doc_text(p->job, "base"),
                                                     .base = p->planned,
                                                     .profile = p->seen,
-                                                    .engine = engine,
+                                                    .threads = (uint32_t)doc_int(p->job, "threads"),
                                                     .text = text,
                                                     .texts = take_texts(p, text),
                                                     .tokens = p->recipe.tokens,
@@ -225,7 +221,6 @@ static enum err measure(struct prepare *p)
                                                     .progress_context = p};
         e = sensitivity_measure(&options, p->errors, &f);
     }
-    engine_close(engine);
     return fault_to_why(p, e, &f);
 }
 
