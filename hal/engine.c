@@ -55,9 +55,7 @@ static void host_release(void *p, size_t bytes)
 {
     if (p == NULL)
         return;
-    if (rounded(bytes) >= REGION_LEAST && !IS_WATCHED)
-        region_release(p, rounded(bytes));
-    else
+    if (IS_WATCHED || !region_release(p)) /* by address: a plugin's count of bytes is not to be relied on */
         free(p);
     atomic_fetch_sub(&memory_used, rounded(bytes));
 }

@@ -146,15 +146,17 @@ static void give_back(struct region **place, const uint8_t *p)
     free(r);
 }
 
-void region_release(void *p, size_t bytes)
+int region_release(void *p)
 {
-    (void)bytes;
+    int is_ours = 0;
     pthread_mutex_lock(&lock);
     for (struct region **r = &regions; *r != NULL; r = &(*r)->next) {
         if ((uint8_t *)p >= (*r)->start && (uint8_t *)p < (*r)->start + (*r)->bytes) {
             give_back(r, p);
+            is_ours = 1;
             break;
         }
     }
     pthread_mutex_unlock(&lock);
+    return is_ours;
 }

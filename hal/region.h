@@ -13,10 +13,10 @@
 
 enum { REGION_LEAST = 128 << 10, REGION_HUGE = 2 << 20 };
 
-/* bytes >= REGION_LEAST, aligned to a page, zeros that are not resident until written; NULL: no memory. */
+/* bytes >= REGION_LEAST, aligned to a page, not resident until written; NULL: no memory. */
 void *region_alloc(size_t bytes);
 
-/* bytes as given to region_alloc; what was resident is given back to the system. */
-void region_release(void *p, size_t bytes);
+/* What was resident is given back to the system. 0: p is not from region_alloc, and nothing was done. */
+int region_release(void *p);
 
 #endif

@@ -96,8 +96,9 @@ enum err rounding_apply(struct rounding *r, const struct weights_linear *const *
             round_group(r->host + at + c, cols - c < GROUP ? cols - c : GROUP, most);
     if (limit > 0)
         round_to_limit(r->host, (size_t)rows * cols, limit, most);
-    to->rows = rows;
-    e = r->e->ops.mat_put(r->e->dev, to, 0, rows, r->host, bytes);
-    *x = to;
+    r->view = *to; /* the first rows of it: mat_free wants what mat_new made */
+    r->view.rows = rows;
+    e = r->e->ops.mat_put(r->e->dev, &r->view, 0, rows, r->host, bytes);
+    *x = &r->view;
     return e;
 }

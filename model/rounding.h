@@ -7,6 +7,7 @@
 #ifndef ROUNDING_H
 #define ROUNDING_H
 
+#include "hal/hal.h"
 #include "model/model.h"
 
 struct weights_linear;
@@ -17,6 +18,7 @@ struct rounding {
     uint32_t rows;         /* at most */
     float *host;           /* [rows, cols_max] */
     struct hal_mat *width; /* one per number of columns, made when first met */
+    struct hal_mat view;   /* the rows of one in use */
     uint32_t widths;
 };
 

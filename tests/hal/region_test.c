@@ -41,7 +41,7 @@ static void blocks_do_not_overlap(void)
         const uint32_t k = draw() % BLOCKS;
         if (block[k] != NULL) {
             bad += !holds(block[k], bytes[k], (uint8_t)k);
-            region_release(block[k], bytes[k]);
+            CU_ASSERT_TRUE(region_release(block[k]));
             block[k] = NULL;
             continue;
         }
@@ -54,7 +54,7 @@ static void blocks_do_not_overlap(void)
     for (uint32_t k = 0; k < BLOCKS; k++) {
         if (block[k] != NULL) {
             bad += !holds(block[k], bytes[k], (uint8_t)k);
-            region_release(block[k], bytes[k]);
+            CU_ASSERT_TRUE(region_release(block[k]));
         }
     }
     CU_ASSERT_EQUAL(bad, 0);
@@ -66,13 +66,14 @@ static void blocks_are_neighbours_and_used_again(void)
     uint8_t *a = region_alloc(bytes), *b = region_alloc(bytes - 1), *c = region_alloc(bytes);
     CU_ASSERT_FATAL(a != NULL && b != NULL && c != NULL);
     CU_ASSERT(b == a + bytes && c == b + bytes);
-    region_release(b, bytes - 1);
+    CU_ASSERT_TRUE(region_release(b));
     CU_ASSERT(region_alloc(bytes) == b);
-    region_release(a, bytes);
-    region_release(b, bytes); /* joined with a's place */
+    CU_ASSERT_TRUE(region_release(a));
+    CU_ASSERT_TRUE(region_release(b)); /* joined with a's place */
     CU_ASSERT(region_alloc(2 * bytes) == a);
-    region_release(a, 2 * bytes);
-    region_release(c, bytes);
+    CU_ASSERT_TRUE(region_release(a));
+    CU_ASSERT_TRUE(region_release(c));
+    CU_ASSERT_FALSE(region_release(&a)); /* never one of them */
 }
 
 static void what_is_released_is_not_resident(void)
@@ -84,12 +85,12 @@ static void what_is_released_is_not_resident(void)
     const size_t before = resident();
     memset(p, 1, bytes);
     CU_ASSERT(resident() >= before + bytes - slack);
-    region_release(p, bytes);
+    CU_ASSERT_TRUE(region_release(p));
 #ifndef __SANITIZE_THREAD__ /* its shadow stays */
     CU_ASSERT(resident() <= before + slack);
 #endif
     CU_ASSERT(region_alloc(SIZE_MAX) == NULL);
-    region_release(keep, REGION_LEAST);
+    CU_ASSERT_TRUE(region_release(keep));
 }
 
 static void more_than_a_region_is_a_region(void)
@@ -99,7 +100,7 @@ static void more_than_a_region_is_a_region(void)
     CU_ASSERT_FATAL(p != NULL);
     p[0] = p[bytes - 1] = 7;
     CU_ASSERT(p[0] == 7 && p[bytes - 1] == 7);
-    region_release(p, bytes);
+    CU_ASSERT_TRUE(region_release(p));
 }
 
 int main(void)
