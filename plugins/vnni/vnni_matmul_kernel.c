@@ -233,6 +233,8 @@ INLINE VF add_single(uint32_t type, const uint8_t *cell, uint32_t g, int half, c
     return y;
 }
 
+enum { GROUP_LINES = 9 }; /* cache lines of a group, at most: Q8_0's */
+
 INLINE void gemv_type(uint32_t type, const uint8_t *panel, const struct vnni_input *in,
                       struct vnni_output out)
 {
@@ -244,8 +246,12 @@ INLINE void gemv_type(uint32_t type, const uint8_t *panel, const struct vnni_inp
     for (uint32_t first = 0; first < groups; first += cell_groups, panel += cell_bytes) {
         UNROLL for (uint32_t g = 0; g < cell_groups; g++)
         {
-            UNROLL for (uint32_t l = lines * g / cell_groups; l < lines * (g + 1) / cell_groups; l++)
-                vi_prefetch(panel + 64 * l);
+            UNROLL for (uint32_t k = 0; k < GROUP_LINES; k++)
+            {
+                const uint32_t line = lines * g / cell_groups + k;
+                if (line < lines * (g + 1) / cell_groups)
+                    vi_prefetch(panel + 64 * line);
+            }
             if (first + g >= groups) /* half a cell at the end of a row */
                 break;
             const float *info = in->info + (size_t)(first + g) * VNNI_INFO;
