@@ -46,7 +46,10 @@ conclude() {
     local log
     for log in $(grep -lE 'ERROR: Leak' "$SCRATCH"/*.log); do
         # On a busy machine the leak checker may fail to read a thread, and says so: what that thread holds looks lost.
-        grep -q 'Unable to get registers' "$log" || status=1
+        # A report without one frame of ours is shown only: what threads of libraries hold when a program is told to end
+        # in the middle of a handshake. Unit tests, which end when they have closed everything, judge all of it.
+        grep -q 'Unable to get registers' "$log" || ! sed -n '/ERROR: Leak/,/SUMMARY/p' "$log" |
+            grep -qE ' in [A-Za-z0-9_]+ [^ ]*(protocol|hal|plugins|model|compress|agent|controller|cli)/[a-z0-9_]+\.[ch]:' || status=1
         sed -n '/ERROR: Leak/,/SUMMARY/p' "$log"
     done
     [ -n "${TARE_KEEP:-}" ] || rm -rf "$SCRATCH"
