@@ -11,23 +11,11 @@
 #include "plugins/vnni/vnni_attend.h"
 #include "plugins/vnni/vnni_attend_tiles.h"
 #include "plugins/vnni/vnni_kernel.h"
+#include "plugins/vnni/vnni_tile_config.h"
 
 enum { LANES = 16 };
 
-struct config {
-    uint8_t palette;
-    uint8_t start_row;
-    uint8_t reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
-
 /* Tiles 0: scores, 1, 2: parts of keys, 3: of queries. 4: results, 5: parts of weights, 6, 7: of values. */
-static const struct config shape = {
-    .palette = 1,
-    .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-    .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-};
 
 /* Steps of tiles that are left to do: of each tile of results its chunks, one after the other. */
 struct steps {
@@ -432,10 +420,10 @@ void VNNI_KERNEL(attend_tiles)(const struct vnni_attention *a, const struct vnni
     lay_out(&w, room);
     for (uint32_t group = 0; group < w.groups; group++)
         take_queries(&w, group);
-    struct config config = shape;
+    struct tile_config config = tile_config_full;
     if (w.groups == 1) /* fewer rows take less time */
         config.rows[4] = config.rows[5] = (uint8_t)w.count;
-    __asm__ volatile("ldtilecfg %0" : : "m"(config));
+    tile_config_load(&config);
     attend_slots(&w);
     _tile_release();
     for (uint32_t i = 0; i < w.count; i++) {

@@ -11,6 +11,7 @@
 
 #include "plugins/vnni/vnni_kernel.h"
 #include "plugins/vnni/vnni_simd.h"
+#include "plugins/vnni/vnni_tile_config.h"
 
 enum {
     DENSE_CHUNK = 32,                           /* columns of one tile */
@@ -26,20 +27,7 @@ INLINE size_t dense_panel_bytes(uint32_t cols) /* by vnni_layout.h */
     return ((size_t)cols * VNNI_ROWS * 2 + 63) / 64 * 64;
 }
 
-struct dense_config {
-    uint8_t palette;
-    uint8_t start_row;
-    uint8_t reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
-
 /* Tiles 0..3: sums, [2 blocks of tokens][2 panels]. 4, 5: tokens x columns. 6, 7: columns x rows. */
-static const struct dense_config dense_shape = {
-    .palette = 1,
-    .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-    .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-};
 
 INLINE __m512 dense_upper(__m512 a) /* as BF16, rounded to 0 */
 {
@@ -277,7 +265,7 @@ void VNNI_KERNEL(dense_split)(uint32_t type, const uint8_t *panel, const float *
 {
     const uint32_t panels = (out.rows + VNNI_ROWS - 1) / VNNI_ROWS;
     const size_t panel_bytes = dense_panel_bytes(in->cols);
-    __asm__ volatile("ldtilecfg %0" : : "m"(dense_shape));
+    tile_config_load(&tile_config_full);
     for (uint32_t p = 0; p < panels; p += DENSE_TOGETHER) {
         const uint32_t count = panels - p < DENSE_TOGETHER ? panels - p : DENSE_TOGETHER;
         const uint32_t row = p * VNNI_ROWS;

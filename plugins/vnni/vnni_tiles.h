@@ -9,6 +9,7 @@
 
 #include "plugins/vnni/vnni.h"
 #include "plugins/vnni/vnni_simd.h"
+#include "plugins/vnni/vnni_tile_config.h"
 
 #define TILE_MAGIC 12582912.0f /* 1.5 * 2^23: the last place of its neighbours is 1 */
 
@@ -21,24 +22,15 @@ enum {
 
 /* Tiles 0 and 1, or 2 and 3 for odd groups: sums. 4: 16 tokens x 32 columns. 5: 32 columns x 16 rows.
  * 6: 16 tokens x 16 columns. 7: 16 columns x 16 rows. */
-struct tile_config {
-    uint8_t palette;
-    uint8_t start_row;
-    uint8_t reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-};
-
 static const struct tile_config tiles_shape = {
     .palette = 1,
     .row_bytes = {64, 64, 64, 64, 32, 64, 16, 64},
     .rows = {16, 16, 16, 16, 16, 8, 16, 4},
 };
 
-/* The whole struct is named as input: the intrinsic of gcc 12 names its first bytes only. */
 static inline void tiles_open(void)
 {
-    __asm__ volatile("ldtilecfg %0" : : "m"(tiles_shape));
+    tile_config_load(&tiles_shape);
 }
 
 static inline void tiles_close(void)
