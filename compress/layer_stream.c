@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "compress/plan.h"
 #include "hal/block.h"
 
 enum { PATH_BYTES = 4096, LOAD_BYTES = 8 << 20 }; /* of a layer that are loaded between two drops */
@@ -21,11 +22,8 @@ struct layer_stream {
 
 uint32_t layer_stream_layer(const char *name)
 {
-    char *end;
-    if (strncmp(name, "blk.", 4) != 0)
-        return UINT32_MAX;
-    const unsigned long layer = strtoul(name + 4, &end, 10);
-    return end != name + 4 && *end == '.' && layer < UINT32_MAX ? (uint32_t)layer : UINT32_MAX;
+    uint32_t layer;
+    return plan_block(name, &layer) ? layer : UINT32_MAX;
 }
 
 static uint64_t larger(uint64_t a, uint64_t b)

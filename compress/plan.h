@@ -137,4 +137,7 @@ uint32_t plan_role(const struct gguf *base, const char *name);
  * whole, relative to ffn_up; fitted by leave-one-out on small llama models. */
 double plan_role_scale(uint32_t role);
 
+/* Of a name "blk.N.rest": rest, and the layer N; NULL: another name. */
+const char *plan_block(const char *name, uint32_t *layer);
+
 #endif

@@ -24,6 +24,18 @@ static const struct rule rules[] = {
     {"ssm_conv1d", PLAN_FIXED},       {"rope_freqs", PLAN_FIXED},
 };
 
+const char *plan_block(const char *name, uint32_t *layer)
+{
+    char *end;
+    if (strncmp(name, "blk.", 4) != 0 || name[4] < '0' || name[4] > '9')
+        return NULL;
+    const unsigned long n = strtoul(name + 4, &end, 10);
+    if (*end != '.' || n >= UINT32_MAX)
+        return NULL;
+    *layer = (uint32_t)n;
+    return end + 1;
+}
+
 static const char *after_block(const char *name)
 {
     if (strncmp(name, "blk.", 4) != 0)

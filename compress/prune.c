@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compress/plan.h"
 #include "model/gguf.h"
 #include "protocol/cbor.h"
 
@@ -132,17 +133,11 @@ void prune_describe(const struct prune *p, char *out, size_t capacity)
 
 /* ---- tensors ---- */
 
-/* "blk.N.rest": the layer and rest, or NULL. */
+/* "blk.N.rest" of a layer that pruning knows: rest, or NULL. */
 static const char *block_of(const char *name, uint32_t *layer)
 {
-    char *end;
-    if (strncmp(name, "blk.", 4) != 0 || name[4] < '0' || name[4] > '9')
-        return NULL;
-    const unsigned long n = strtoul(name + 4, &end, 10);
-    if (*end != '.' || n >= LAYERS_MAX)
-        return NULL;
-    *layer = (uint32_t)n;
-    return end + 1;
+    const char *rest = plan_block(name, layer);
+    return rest && *layer < LAYERS_MAX ? rest : NULL;
 }
 
 struct part {

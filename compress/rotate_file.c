@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "compress/plan.h"
 #include "compress/prune.h"
 #include "compress/rotate.h"
 #include "hal/engine.h"
@@ -74,17 +75,12 @@ void rotate_file_discard(const char *out_path)
 /* The fold of a tensor and its layer; NULL: the rotation does not know it. */
 static const struct fold *find_fold(const char *name, uint32_t *layer)
 {
-    char *end = NULL;
     *layer = 0;
-    const bool is_layer = strncmp(name, "blk.", 4) == 0;
-    const unsigned long l = is_layer ? strtoul(name + 4, &end, 10) : 0;
-    if (is_layer && (end == name + 4 || *end != '.' || l >= UINT32_MAX))
-        return NULL;
-    *layer = (uint32_t)l;
-    const struct fold *list = is_layer ? of_layer : of_model;
-    const size_t count = is_layer ? sizeof of_layer / sizeof *of_layer : sizeof of_model / sizeof *of_model;
+    const char *rest = plan_block(name, layer);
+    const struct fold *list = rest ? of_layer : of_model;
+    const size_t count = rest ? sizeof of_layer / sizeof *of_layer : sizeof of_model / sizeof *of_model;
     for (size_t i = 0; i < count; i++)
-        if (strcmp(list[i].name, is_layer ? end + 1 : name) == 0)
+        if (strcmp(list[i].name, rest ? rest : name) == 0)
             return &list[i];
     return NULL;
 }
