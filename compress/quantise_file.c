@@ -15,7 +15,7 @@
 #include "compress/quantise.h"
 #include "protocol/hex.h"
 
-enum { PIECE = 1 << 18, PATH_BYTES = 4096, SYNC_BYTES = 256 << 20, SYNC_S = 5 };
+enum { PIECE = 1 << 18, PATH_BYTES = 4096, SYNC_BYTES = 256 << 20, SYNC_S = 5, PUSH_BYTES = 16 << 20 };
 
 /* The digest follows the writer through the page cache in a thread of its own: hashing costs as much as
  * the simplest encoding, and a resumed run must read what is there anyway. */
@@ -41,6 +41,7 @@ struct quantise_file {
     char refused[PATH_BYTES];
     char identity[DIGEST_HEX];
     uint64_t written;
+    uint64_t pushed; /* of them on their way to the disk */
     uint64_t synced;
     time_t synced_s;
 };
@@ -206,7 +207,7 @@ enum err quantise_file_open(const char *out_path, const struct plan *plan, const
         e = ERR_IO;
         goto out;
     }
-    q->written = q->synced = (uint64_t)status.st_size;
+    q->written = q->pushed = q->synced = (uint64_t)status.st_size;
     q->synced_s = time(NULL);
     tell(q->follower, q->written, false);
 out:
@@ -230,6 +231,10 @@ static enum err note_size(struct quantise_file *q)
         return ERR_IO;
     q->written = (uint64_t)status.st_size;
     tell(q->follower, q->written, false);
+    if (q->written - q->pushed >= PUSH_BYTES) { /* a hint only: syncing then finds little left to wait for */
+        (void)sync_file_range(q->follower->fd, (off_t)q->pushed, (off_t)(q->written - q->pushed), SYNC_FILE_RANGE_WRITE);
+        q->pushed = q->written;
+    }
     return ERR_NONE;
 }
 

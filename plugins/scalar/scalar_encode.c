@@ -63,13 +63,18 @@ static float magnitude(float v)
     return v < 0.0f ? -v : v;
 }
 
+/* The first of the greatest |x|; NaN counts as 0. By their bits, which order as the magnitudes do: a chain of float
+ * comparisons takes as long as the rest of the block's scales. */
 static float peak_of(const float *x, uint32_t n)
 {
-    float peak = 0.0f;
-    for (uint32_t i = 0; i < n; i++)
-        if (magnitude(x[i]) > magnitude(peak))
-            peak = x[i];
-    return peak;
+    uint32_t top = 0, at = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t bits = half_to_bits(x[i]) & 0x7fffffffu;
+        const uint32_t size = bits > 0x7f800000u ? 0 : bits;
+        at = size > top ? i : at;
+        top = size > top ? size : top;
+    }
+    return top > 0 ? x[at] : 0.0f;
 }
 
 static void range_of(const float *x, uint32_t n, float *min, float *max)

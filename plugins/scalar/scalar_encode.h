@@ -27,7 +27,7 @@
  * A3)) * 0.25); D = A - m; d = half(max |D| / 127); s = nearest(clamp(D * (1 / d), -127, 127)); 0
  * when d is 0
  *
- * SEARCH is described in scalar_search.c.
+ * SEARCH is described in scalar_search.c, that of Q3_K in scalar_search_q3k.c.
  */
 #ifndef SCALAR_ENCODE_H
 #define SCALAR_ENCODE_H
@@ -53,7 +53,7 @@ enum { ENCODE_TRIALS = 16, ENCODE_LLOYD = 2, ENCODE_PASSES = 2 };
 
 /* Trials of a format: j = (t - middle) * step around each anchor, or (t * step + from) on top of high. */
 struct encode_trials {
-    int anchors; /* signed: 1: low; 2: low, then high, ENCODE_TRIALS each; 0: 8 for each of the two */
+    int anchors; /* signed: 1: low; 2: low, then high, ENCODE_TRIALS each */
     float step, from;
 };
 
@@ -80,6 +80,17 @@ void encode_rtn(struct encode_block *b);
 /* Weights into b->w, then scales and codes by SEARCH. importance: [values] of these columns or
  * NULL. */
 void encode_search(struct encode_block *b, const float *importance);
+
+/* Those of Q3_K, and four times the level that trial t gives the peak. */
+enum { ENCODE_Q3K_TRIALS = 12, ENCODE_Q3K_PASSES = 2 };
+
+static inline int32_t encode_q3k_trial(int t)
+{
+    return t < ENCODE_Q3K_TRIALS / 2 ? 2 * t - 23 : 2 * t - 3;
+}
+
+/* The scales of a Q3_K block by SEARCH into b->scales, from b->x and b->w. */
+void encode_search_q3k(struct encode_block *b);
 
 /* Store group scales S[g] (signed) of a 256-value format without minima, or S, M of one with them.
  */

@@ -43,7 +43,6 @@ struct encode_trials encode_trials_of(uint32_t type)
     case HAL_Q8_0: return (struct encode_trials){1, 1.5f, 0.0f};
     case HAL_Q6_K: return (struct encode_trials){1, 0.375f, 0.0f};
     case HAL_Q5_0: return (struct encode_trials){2, 0.375f, 0.0f};
-    case HAL_Q3_K: return (struct encode_trials){0, 0.5f, 0.0f};
     case HAL_IQ4_NL:
     case HAL_IQ4_XS: return (struct encode_trials){2, 4.0f, 0.0f};
     case HAL_NF4: return (struct encode_trials){1, 4.0f, 0.0f};
@@ -122,17 +121,15 @@ static float search_signed(const struct encode_block *b, uint32_t at)
     }
     if (top == 0.0f)
         return 0.0f;
-    const int each = by.anchors == 0 ? ENCODE_TRIALS / 2 : ENCODE_TRIALS;
-    const int all = by.anchors == 1 ? ENCODE_TRIALS : 2 * each;
-    const float middle = (float)(each - 1) * 0.5f;
+    const float middle = (float)(ENCODE_TRIALS - 1) * 0.5f;
     float best = -1.0f, scale = 0.0f;
-    for (int t = 0; t < all; t++) {
-        float anchor = t < each ? b->low : b->high;
+    for (int t = 0; t < by.anchors * ENCODE_TRIALS; t++) {
+        float anchor = t < ENCODE_TRIALS ? b->low : b->high;
         if (b->type->type == HAL_NF4) {
             anchor = b->high;
             peak = top;
         }
-        const float j = ((float)(t % each) - middle) * by.step;
+        const float j = ((float)(t % ENCODE_TRIALS) - middle) * by.step;
         const struct sums s = sums_of(b, at, 0.0f, (anchor + j) / peak);
         const float gain = s.ll > 0.0f ? s.xl * s.xl / s.ll : 0.0f;
         if (gain > best) {
@@ -331,6 +328,7 @@ void encode_search(struct encode_block *b, const float *importance)
         encode_put_ranged(b, S, M);
         refine_ranged(b);
         break;
+    case HAL_Q3_K: encode_search_q3k(b); break;
     default:
         for (uint32_t g = 0; g < b->type->values / n; g++)
             S[g] = search_signed(b, g * n);

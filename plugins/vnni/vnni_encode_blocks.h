@@ -131,8 +131,36 @@ INLINE void refine(uint32_t type, const struct format *f, struct batch *b)
     numbers_to_blocks(type, b);
 }
 
+/* scalar_search_q3k.c; GROUPS is one block. */
+INLINE void search_q3k(const struct format *f, struct batch *b)
+{
+    struct whole whole[VECTORS];
+    VF above[VECTORS], below[VECTORS];
+    for (int v = 0; v < VECTORS; v++) {
+        take_whole(b, v, &whole[v]);
+        vf_store(b->scale + v * VF_LANES, search_whole(&whole[v]));
+    }
+    put_scales(HAL_Q3_K, f, b);
+    for (int v = 0; v < VECTORS; v++)
+        vf_store(b->scale + v * VF_LANES, vf_from_8(b->scales[0].s + v * VF_LANES));
+    for (int pass = 0; pass < ENCODE_Q3K_PASSES; pass++) {
+        const VF d = vf_set(half_f16_to_f32(b->scales[0].d));
+        for (int v = 0; v < VECTORS; v++)
+            refine_whole(&whole[v], d, b->scale + v * VF_LANES, &above[v], &below[v]);
+        const float divisor = lane_sum(below);
+        if (pass == 0 && divisor > 0.0f)
+            b->scales[0].d = encode_half(lane_sum(above) / divisor);
+    }
+    for (int g = 0; g < GROUPS; g++)
+        b->scales[0].s[g] = (int8_t)b->scale[g];
+}
+
 INLINE void search(uint32_t type, const struct format *f, struct batch *b)
 {
+    if (type == HAL_Q3_K) {
+        search_q3k(f, b);
+        return;
+    }
     for (int v = 0; v < VECTORS; v++) {
         VF scale, minimum = vf_zero();
         if (is_ranged(type)) {

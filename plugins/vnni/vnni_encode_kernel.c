@@ -238,13 +238,11 @@ INLINE VF search_signed(uint32_t type, const struct format *f, const struct batc
     const struct encode_trials by = encode_trials_of(type);
     const VF signed_peak = peak_of(type, b, v);
     const VF peak = type == HAL_NF4 ? vf_abs(signed_peak) : signed_peak;
-    const int each = by.anchors == 0 ? ENCODE_TRIALS / 2 : ENCODE_TRIALS;
-    const int all = by.anchors == 1 ? ENCODE_TRIALS : 2 * each;
-    const float middle = (float)(each - 1) * 0.5f;
+    const float middle = (float)(ENCODE_TRIALS - 1) * 0.5f;
     VF best = vf_set(-1.0f), scale = vf_zero();
-    for (int t = 0; t < all; t++) {
-        const float anchor = t < each && type != HAL_NF4 ? f->low : f->high;
-        const float j = ((float)(t % each) - middle) * by.step;
+    for (int t = 0; t < by.anchors * ENCODE_TRIALS; t++) {
+        const float anchor = t < ENCODE_TRIALS && type != HAL_NF4 ? f->low : f->high;
+        const float j = ((float)(t % ENCODE_TRIALS) - middle) * by.step;
         const struct sums s =
             sums_of(type, f, b, v, vf_zero(), vf_div(vf_set(anchor + j), peak));
         const VF gain = vf_if(vf_greater(s.ll, vf_zero()), vf_div(vf_mul(s.xl, s.xl), s.ll));
@@ -339,5 +337,7 @@ INLINE void pick_ranged(uint32_t type, const struct format *f, const struct batc
         *m = vf_select(better, m1, *m);
     }
 }
+
+#include "plugins/vnni/vnni_encode_q3k.h"
 
 #include "plugins/vnni/vnni_encode_blocks.h"

@@ -56,6 +56,18 @@ INLINE VI vi_bytes_to_16(const uint8_t *p) /* two bytes of each lane, unsigned *
 }
 INLINE VI vi_sub16(VI a, VI b) { return _mm512_sub_epi16(a, b); }
 INLINE VI vi_dot16(VI a, VI b) { return _mm512_madd_epi16(a, b); } /* pairs of int16 */
+INLINE VI vi_add_dot16(VI sum, VI a, VI b)
+{
+#if defined(__AVX512VNNI__)
+    return _mm512_dpwssd_epi32(sum, a, b);
+#else
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+#endif
+}
+INLINE VI vi_set16(int a) { return _mm512_set1_epi16((short)a); }
+INLINE VI vi_mul16(VI a, VI b) { return _mm512_mullo_epi16(a, b); }
+INLINE VI vi_round16(VI a, VI b) { return _mm512_mulhrs_epi16(a, b); } /* (a b + 2^14) >> 15 */
+INLINE VI vi_clamp16(VI a, VI low, VI high) { return _mm512_min_epi16(_mm512_max_epi16(a, low), high); }
 INLINE VI vi_pair16(VI low, VI high) /* the low halves of each lane */
 {
     return _mm512_mask_blend_epi16(0xaaaaaaaau, low, _mm512_slli_epi32(high, 16));
@@ -194,6 +206,11 @@ INLINE VI vi_bytes_to_16(const uint8_t *p)
 }
 INLINE VI vi_sub16(VI a, VI b) { return _mm256_sub_epi16(a, b); }
 INLINE VI vi_dot16(VI a, VI b) { return _mm256_madd_epi16(a, b); }
+INLINE VI vi_add_dot16(VI sum, VI a, VI b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+INLINE VI vi_set16(int a) { return _mm256_set1_epi16((short)a); }
+INLINE VI vi_mul16(VI a, VI b) { return _mm256_mullo_epi16(a, b); }
+INLINE VI vi_round16(VI a, VI b) { return _mm256_mulhrs_epi16(a, b); }
+INLINE VI vi_clamp16(VI a, VI low, VI high) { return _mm256_min_epi16(_mm256_max_epi16(a, low), high); }
 INLINE VI vi_pair16(VI low, VI high)
 {
     return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
