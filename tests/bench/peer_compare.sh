@@ -6,10 +6,10 @@
 # PEER_BIN is a folder with llama-perplexity, llama-quantize and llama-imatrix, built elsewhere.
 # Part 1: every type loads there, and its perplexity agrees with ours. Part 2: profiles are exchanged.
 # Part 3: KLD at equal bytes, scored by llama-perplexity against the base on text that neither saw.
-# TARE names the program (default build/release/bin/tare), THREADS those of the peer, PARTS the parts to run ("1 2 3"), METHODS
-# the methods of part 3, MIXES the files of llama-quantize to be met there, TYPES the types of part 1. Weight
-# repacking is off in the peer: it does not change the numbers, and its AMX path crashes under hypervisors that do not
-# grant the tile state.
+# TARE names the program (default build/release/bin/tare), THREADS those of the peer, PARTS the parts to run ("1 2 3"),
+# METHODS the methods of part 3, SENSITIVITY what they allocate bits by (names, leave-one-out), MIXES the files of
+# llama-quantize to be met there, TYPES the types of part 1. Weight repacking is off in the peer: it does not change the
+# numbers, and its AMX path crashes under hypervisors that do not grant the tile state.
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 peer=${1:?usage: peer_compare.sh PEER_BIN [BASE.gguf [CALIBRATION.txt [HELDOUT.txt]]]}
@@ -18,6 +18,7 @@ tare=${TARE:-$root/build/release/bin/tare}
 threads=${THREADS:-2}
 parts=${PARTS:-1 2 3}
 methods=${METHODS:-rtn search awq gptq gptq+awq}
+sensitivity=${SENSITIVITY:-names}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 calibration=${3:-$work/calibration.txt}
@@ -108,8 +109,8 @@ if [[ $parts == *3* ]]; then
         bpw=$(awk -v b="$(stat -c %s "$work/peer.gguf")" -v p="$params" 'BEGIN { printf "%.5f", 8 * b / p }')
         for method in $methods; do
             "$tare" quantize "$base" -o "$work/v.gguf" --bpw "$bpw" --method "$method" --profile "$work/ours.gguf" \
-                --text "$calibration" --quiet >/dev/null || continue
-            row "tare $method" "$work/v.gguf"
+                --text "$calibration" --sensitivity "$sensitivity" --quiet >/dev/null || continue
+            row "tare $method$([ "$sensitivity" = names ] || echo ", $sensitivity")" "$work/v.gguf"
         done
     done
 fi
