@@ -368,7 +368,8 @@ enum err prune_choose(const struct prune_choose_options *options, struct prune *
         return e;
     if ((e = prune_shape_read(prune_source_gguf(c.source), &shape, f)) ||
         (e = prune_memory_fit(prune_source_gguf(c.source), &shape,
-                              c.by != RECIPE_OUTPUT ? 0 : options->want->layers > 0 ? 2 : 1, &c.memory, f)) ||
+                              c.by != RECIPE_OUTPUT ? 0 : options->want->layers > 0 ? 2 : 1,
+                              options->want->is_recovered, &c.memory, f)) ||
         (e = prune_choose_widths(options->want, &shape, &c.kept, f)) || (e = prune_open(&shape, &c.p)))
         goto out;
     if ((e = choose_layers(&c)) || (e = choose_parts(&c)))

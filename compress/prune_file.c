@@ -174,6 +174,7 @@ static enum err copy_rows(struct cutting *c, const struct gguf_tensor *t, uint32
         if (!(e = gguf_writer_append(c->writer, row, t->row_bytes)))
             e = tell(c, t->row_bytes);
     }
+    gguf_drop(c->from, t->data, t->bytes);
     return e;
 }
 
@@ -232,6 +233,7 @@ static enum err cut_tensor(struct cutting *c, const struct gguf_tensor *t)
     for (uint32_t r = 0; !e && r < rows; r++)
         e = cut_row(c, t, &cut, cut.rows ? c->rows[r] : r, cols, type, h);
     free(h);
+    gguf_drop(c->from, t->data, t->bytes);
     return e;
 }
 
@@ -323,16 +325,21 @@ enum err prune_file_make(const struct prune_file_options *options, struct prune_
         goto out;
     }
     uint64_t memory = options->memory_bytes;
-    if ((e = prune_memory_fit(base, &shape, c.p->is_recovered ? 1 : 0, &memory, c.fault)))
+    if ((e = prune_memory_fit(base, &shape, 0, c.p->is_recovered, &memory, c.fault)))
         goto out;
-    c.from = base;
     if (c.p->is_recovered) {
         if ((e = open_source(options, work, &source, c.fault)) ||
-            (e = prune_recover(source, c.p, memory, options->threads ? options->threads : options->engine->host.threads,
-                               result, c.fault)))
+            (e = prune_recover(source, c.p, options->threads ? options->threads : options->engine->host.threads, result,
+                               c.fault)))
             goto out;
-        c.from = prune_source_gguf(source);
+        gguf_close(base);
+        base = NULL;
+        if ((e = gguf_open(work, &base, reason))) {
+            fault_set(c.fault, e, "%s", reason);
+            goto out;
+        }
     }
+    c.from = base;
     e = write_file(&c, id);
 out:
     prune_source_close(source);

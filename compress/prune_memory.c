@@ -3,32 +3,44 @@
 #include <string.h>
 
 #include "compress/hessian.h"
+#include "compress/layer_stream.h"
+#include "compress/prune_source.h"
 #include "compress/resident.h"
 #include "model/gguf.h"
 
 enum {
     MODEL_BYTES = 64 << 20, /* activations, cache and logits of a run */
     SLACK_BYTES = 16 << 20,
-    MATRICES = 3,           /* of a layer in F32 at once */
-    SQUARES = 6             /* of a solution, beside its Hessian */
+    MATRICES = 3, /* of a layer in F32 at once */
+    SQUARES = 6,  /* of a choice, beside its Hessian */
+    FACTORS = 4   /* of a recovery */
 };
 
-enum err prune_memory_fit(const struct gguf *base, const struct prune_shape *s, uint32_t models, uint64_t *memory,
-                          struct fault *f)
+static uint64_t larger(uint64_t a, uint64_t b)
 {
-    const uint64_t out = (uint64_t)s->heads * s->value_dim, widest = s->ffn > out ? s->ffn : out;
-    const uint64_t layer = hessian_bytes(s->ffn) + hessian_bytes((uint32_t)out);
-    uint64_t largest = 0;
+    return a > b ? a : b;
+}
+
+enum err prune_memory_fit(const struct gguf *base, const struct prune_shape *s, uint32_t models, bool is_recovered,
+                          uint64_t *memory, struct fault *f)
+{
+    const uint64_t out = (uint64_t)s->heads * s->value_dim, widest = larger(s->ffn, out);
+    const uint64_t layer = hessian_bytes(s->ffn) + hessian_bytes((uint32_t)out), square = widest * widest * sizeof(float);
+    uint64_t largest = 0, choice = 0, recovery = 0;
     if (*memory == 0)
         return ERR_NONE;
     for (uint32_t i = 0; i < gguf_tensors(base); i++) {
         const struct gguf_tensor *t = gguf_tensor(base, i);
-        if (strncmp(t->name, "blk.", 4) == 0 && t->rows * t->shape[0] > largest)
-            largest = t->rows * t->shape[0];
+        if (strncmp(t->name, "blk.", 4) == 0)
+            largest = larger(largest, t->rows * t->shape[0]);
     }
-    uint64_t needed = resident_now() + SLACK_BYTES + gguf_bytes(base) + MATRICES * largest * sizeof(float);
     if (models > 0)
-        needed += models * (gguf_bytes(base) + MODEL_BYTES) + layer + SQUARES * widest * widest * sizeof(float);
+        choice = gguf_bytes(base) + models * (gguf_bytes(base) + MODEL_BYTES) + layer + SQUARES * square;
+    if (is_recovered)
+        recovery = hessian_bytes((uint32_t)widest) +
+                   larger(layer_stream_bytes(base, PRUNE_SOURCE_CONTEXT), FACTORS * square);
+    const uint64_t needed =
+        resident_now() + SLACK_BYTES + MATRICES * largest * sizeof(float) + larger(choice, recovery);
     if (needed > *memory)
         return fault_set(f, ERR_ARGUMENT, "memory: %.0f MiB is too little to prune, at least %.0f MiB is needed",
                          (double)*memory / 1048576, (double)needed / 1048576 + 1);

@@ -9,7 +9,7 @@
 #include "hal/block.h"
 #include "model/gguf.h"
 
-enum { INPUTS = 2, BANDS = 8, TOKENS_LEAST = 4 };
+enum { INPUTS = 2, TOKENS_LEAST = 4 };
 
 struct recover {
     struct prune_source *source;
@@ -32,11 +32,9 @@ static bool is_float(uint32_t type)
     return t && t->codes == 0;
 }
 
-/* One linear: its columns that go become 0, the others take over. h NULL or too few rows: only the first. */
-static enum err recover_linear(struct recover *r, uint32_t layer, const struct input *in, struct hessian *h)
+/* One linear: its columns that go become 0, the others take over. Too few rows in h: only the first. */
+static enum err recover_linear(struct recover *r, const char *name, uint32_t layer, uint32_t axis, struct hessian *h)
 {
-    char name[64];
-    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, in->part);
     const struct gguf_tensor *t = gguf_tensor_find(prune_source_gguf(r->source), name);
     const uint32_t cols = (uint32_t)t->shape[0];
     uint32_t *index = malloc(cols * sizeof *index);
@@ -44,10 +42,10 @@ static enum err recover_linear(struct recover *r, uint32_t layer, const struct i
     struct prune_recovery done = {0};
     float *w = NULL;
     enum err e = index && kept ? prune_source_get(r->source, name, &w) : ERR_MEMORY;
-    const uint32_t stays = e ? 0 : prune_axis_kept(r->p, layer, in->axis, index);
+    const uint32_t stays = e ? 0 : prune_axis_kept(r->p, layer, axis, index);
     for (uint32_t i = 0; i < stays; i++)
         kept[index[i]] = 1;
-    if (e || stays == cols)
+    if (e)
         goto out;
     if (!is_float(t->type)) {
         e = fault_set(r->fault, ERR_UNSUPPORTED, "%s: is %s: recovery needs a base of F32, F16 or BF16", name,
@@ -73,43 +71,36 @@ out:
     return e;
 }
 
-static enum err recover_band(struct recover *r, uint32_t first, uint32_t last)
+/* On what the layers before it, as they are now, give. */
+static enum err recover_layer(struct recover *r, uint32_t layer)
 {
-    char (*name)[64] = malloc((size_t)(last - first) * INPUTS * sizeof *name);
-    struct hessian **h = calloc((size_t)(last - first) * INPUTS, sizeof(struct hessian *));
-    uint32_t count = 0;
-    enum err e = name && h ? ERR_NONE : ERR_MEMORY;
-    for (uint32_t l = first; !e && l < last; l++)
-        for (uint32_t i = 0; r->p->layer[l] && i < INPUTS; i++)
-            snprintf(name[count++], sizeof *name, "blk.%u.%s.weight", l, inputs[i].part);
-    if (!e && count > 0)
-        e = prune_source_collect(r->source, name, count, h, r->fault);
-    for (uint32_t l = first, at = 0; !e && l < last; l++)
-        for (uint32_t i = 0; !e && r->p->layer[l] && i < INPUTS; i++, at++)
-            e = recover_linear(r, l, &inputs[i], h[at]);
-    for (uint32_t i = 0; h && i < count; i++)
-        hessian_close(h[i]);
-    free(h);
-    free(name);
+    enum err e = ERR_NONE;
+    for (uint32_t i = 0; !e && i < INPUTS; i++) {
+        char name[64];
+        struct hessian *h = NULL;
+        snprintf(name, sizeof name, "blk.%u.%s.weight", layer, inputs[i].part);
+        if (prune_axis_kept(r->p, layer, inputs[i].axis, NULL) == prune_axis_length(r->p, inputs[i].axis))
+            continue;
+        if (!(e = prune_source_look(r->source, name, &h, r->fault)))
+            e = recover_linear(r, name, layer, inputs[i].axis, h);
+        hessian_close(h);
+    }
     return e;
 }
 
-enum err prune_recover(struct prune_source *source, const struct prune *p, uint64_t memory_bytes, uint32_t threads,
+enum err prune_recover(struct prune_source *source, const struct prune *p, uint32_t threads,
                        struct prune_file_result *result, struct fault *f)
 {
     struct recover r = {.source = source, .p = p, .threads = threads, .result = result, .fault = f};
-    const struct prune_shape *s = &p->shape;
-    const uint64_t memory = memory_bytes ? memory_bytes : 1ull << 30;
-    const uint64_t one = hessian_bytes(s->ffn) + hessian_bytes(s->heads * s->value_dim);
-    uint32_t band = (s->layers + BANDS - 1) / BANDS;
     enum err e = ERR_NONE;
-    while (band > 1 && band * one > memory / 2)
-        band--;
-    for (uint32_t l = 0; l < s->layers; l++)
-        if (!p->layer[l])
+    for (uint32_t l = 0; !e && l < p->shape.layers; l++) {
+        if (p->layer[l])
+            e = recover_layer(&r, l);
+        else
             prune_layers_silence(source, l);
-    for (uint32_t l = 0; !e && l < s->layers; l += band)
-        e = recover_band(&r, l, l + band < s->layers ? l + band : s->layers);
+        if (!e && l + 1 < p->shape.layers)
+            e = prune_source_advance(source, f);
+    }
     if (result->linears > 0) {
         result->before /= result->linears;
         result->after /= result->linears;

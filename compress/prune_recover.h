@@ -8,7 +8,7 @@
 
 /* The source gets the pruned model's function in the base's shapes: what goes is 0.
  * Errors: ERR_UNSUPPORTED (blocks), ERR_CANCELLED, ERR_MEMORY. */
-NODISCARD enum err prune_recover(struct prune_source *source, const struct prune *p, uint64_t memory_bytes,
-                                 uint32_t threads, struct prune_file_result *result, struct fault *f);
+NODISCARD enum err prune_recover(struct prune_source *source, const struct prune *p, uint32_t threads,
+                                 struct prune_file_result *result, struct fault *f);
 
 #endif

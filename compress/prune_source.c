@@ -9,10 +9,11 @@
 #include <unistd.h>
 
 #include "compress/calibrate_windows.h"
+#include "compress/layer_stream.h"
 #include "hal/engine.h"
 #include "model/model.h"
 
-enum { CONTEXT = 512, TOKENS_DEFAULT = 16384, PIECE = 1 << 20 };
+enum { TOKENS_DEFAULT = 16384, PIECE = 1 << 20 };
 
 struct prune_source {
     struct prune_source_options options;
@@ -21,6 +22,8 @@ struct prune_source {
     size_t bytes;
     struct gguf *gguf;
     bool has_copy;
+    bool is_changed; /* in memory */
+    struct layer_stream *stream;
     /* while collecting */
     char (*name)[64];
     struct hessian **hessian;
@@ -78,7 +81,7 @@ static enum err cut_text(struct prune_source *s, struct fault *f)
     char reason[GGUF_REASON_BYTES] = "", key[96];
     struct tokenizer *tokenizer = NULL;
     struct gguf_text architecture;
-    uint32_t context = CONTEXT, trained = 0;
+    uint32_t context = PRUNE_SOURCE_CONTEXT, trained = 0;
     enum err e = tokenizer_open(s->gguf, &tokenizer, reason);
     if (e)
         return fault_set(f, e, "%s", reason);
@@ -114,6 +117,7 @@ void prune_source_close(struct prune_source *s)
 {
     if (!s)
         return;
+    layer_stream_close(s->stream);
     calibrate_windows_close(s->windows);
     gguf_close(s->gguf);
     if (s->map)
@@ -128,7 +132,15 @@ const struct gguf *prune_source_gguf(const struct prune_source *s)
     return s->gguf;
 }
 
-enum err prune_source_get(const struct prune_source *s, const char *name, float **out)
+/* Pages that were read need not stay: they are in the file, as long as it has the changes. */
+static void drop(void *context)
+{
+    const struct prune_source *s = context;
+    if (s->has_copy || !s->is_changed)
+        (void)madvise(s->map, s->bytes, MADV_DONTNEED); /* only advice */
+}
+
+enum err prune_source_get(struct prune_source *s, const char *name, float **out)
 {
     const struct gguf_tensor *t = gguf_tensor_find(s->gguf, name);
     struct engine *g = s->options.engine;
@@ -138,6 +150,7 @@ enum err prune_source_get(const struct prune_source *s, const char *name, float 
     if (!x)
         return ERR_MEMORY;
     enum err e = g->ops.decode(g->dev, t->type, t->data, t->bytes, (uint32_t)t->rows, (uint32_t)t->shape[0], x);
+    drop(s);
     if (e)
         free(x);
     else
@@ -147,6 +160,7 @@ enum err prune_source_get(const struct prune_source *s, const char *name, float 
 
 static uint8_t *bytes_of(struct prune_source *s, const struct gguf_tensor *t)
 {
+    s->is_changed = true;
     return s->map + (t->data - s->map);
 }
 
@@ -233,4 +247,58 @@ enum err prune_source_collect(struct prune_source *s, char (*name)[64], uint32_t
         out[i] = NULL;
     }
     return e;
+}
+
+static void on_window(void *context, uint32_t window)
+{
+    struct prune_source *s = context;
+    s->sample = calibrate_windows_is_held(window) ? HESSIAN_HELD : HESSIAN_TRAIN;
+}
+
+static int on_progress(void *context, uint32_t windows, uint32_t of)
+{
+    const struct prune_source *s = context;
+    (void)windows;
+    (void)of;
+    return s->options.progress ? s->options.progress(s->options.progress_context) : 0;
+}
+
+static enum err open_stream(struct prune_source *s, struct fault *f)
+{
+    const struct layer_stream_options options = {.g = s->gguf,
+                                                 .engine = s->options.engine,
+                                                 .windows = s->windows,
+                                                 .beside = s->options.work_path,
+                                                 .drop = drop,
+                                                 .progress = on_progress,
+                                                 .context = s};
+    return s->stream ? ERR_NONE : layer_stream_open(&options, &s->stream, f);
+}
+
+enum err prune_source_look(struct prune_source *s, const char *name, struct hessian **out, struct fault *f)
+{
+    char one[1][64];
+    const struct layer_stream_watch watch = {on_window, {.linear = observe, .context = s}, &s->error};
+    snprintf(one[0], sizeof one[0], "%s", name);
+    *out = NULL;
+    s->name = one;
+    s->hessian = out;
+    s->count = 1;
+    s->error = ERR_NONE;
+    enum err e = open_stream(s, f);
+    if (!e && !(e = open_sums(s)))
+        e = layer_stream_look(s->stream, s->windows->windows, &watch, f);
+    s->count = 0;
+    s->name = NULL;
+    if (e) {
+        hessian_close(*out);
+        *out = NULL;
+    }
+    return e;
+}
+
+enum err prune_source_advance(struct prune_source *s, struct fault *f)
+{
+    const enum err e = open_stream(s, f);
+    return e ? e : layer_stream_advance(s->stream, NULL, f);
 }

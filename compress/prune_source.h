@@ -11,6 +11,8 @@
 struct gguf;
 struct prune_source;
 
+enum { PRUNE_SOURCE_CONTEXT = 512 }; /* tokens of a window at most */
+
 struct prune_source_options {
     const char *base_path;
     const char *work_path;  /* the copy; NULL: changes stay in memory */
@@ -32,7 +34,7 @@ void prune_source_close(struct prune_source *s); /* removes the copy; NULL is al
 const struct gguf *prune_source_gguf(const struct prune_source *s);
 
 /* Tensor `name` in F32: *out [rows, cols], the caller frees it. Errors: ERR_NOT_FOUND, ERR_MEMORY. */
-NODISCARD enum err prune_source_get(const struct prune_source *s, const char *name, float **out);
+NODISCARD enum err prune_source_get(struct prune_source *s, const char *name, float **out);
 /* The reverse, rounded to the tensor's own type. */
 NODISCARD enum err prune_source_put(struct prune_source *s, const char *name, const float *x);
 /* All bytes 0, which is the value 0 in every type; a tensor that is absent is fine. */
@@ -44,5 +46,11 @@ void prune_source_restore(struct prune_source *s, const char *name, const void *
  * One window in eight goes to the held-out sample. */
 NODISCARD enum err prune_source_collect(struct prune_source *s, char (*name)[64], uint32_t count,
                                         struct hessian **out, struct fault *f);
+
+/* The same for one linear of one layer, with no more than that layer in memory (layer_stream.h), for who changes a
+ * layer before the next one sees the text: what look says of layer 0, then, behind each advance, of the next. Only with a
+ * copy. */
+NODISCARD enum err prune_source_look(struct prune_source *s, const char *name, struct hessian **out, struct fault *f);
+NODISCARD enum err prune_source_advance(struct prune_source *s, struct fault *f);
 
 #endif
