@@ -318,7 +318,6 @@ static enum err choose_layers(const struct choosing *c)
     }
     for (uint32_t l = 0; !e && l < s->layers; l++)
         if (!c->p->layer[l]) {
-            prune_layers_silence(c->source, l);
             memset(c->p->head + (size_t)l * s->heads, 0, s->heads);
             memset(c->p->channel + (size_t)l * s->ffn, 0, s->ffn);
         }
@@ -367,14 +366,16 @@ enum err prune_choose(const struct prune_choose_options *options, struct prune *
     if (e || (e = prune_source_open(&source, &c.source, f)))
         return e;
     if ((e = prune_shape_read(prune_source_gguf(c.source), &shape, f)) ||
-        (e = prune_memory_fit(prune_source_gguf(c.source), &shape,
-                              c.by != RECIPE_OUTPUT ? 0 : options->want->layers > 0 ? 2 : 1,
-                              options->want->is_recovered, &c.memory, f)) ||
-        (e = prune_choose_widths(options->want, &shape, &c.kept, f)) || (e = prune_open(&shape, &c.p)))
+        (e = prune_choose_widths(options->want, &shape, &c.kept, f)))
+        goto out;
+    const bool is_recovered = options->want->is_recovered && (c.kept.heads < shape.heads || c.kept.ffn < shape.ffn);
+    const uint32_t models = c.by != RECIPE_OUTPUT ? 0 : options->want->layers > 0 ? 2 : 1;
+    if ((e = prune_memory_fit(prune_source_gguf(c.source), &shape, models, is_recovered, &c.memory, f)) ||
+        (e = prune_open(&shape, &c.p)))
         goto out;
     if ((e = choose_layers(&c)) || (e = choose_parts(&c)))
         goto out;
-    c.p->is_recovered = options->want->is_recovered && (c.kept.heads < shape.heads || c.kept.ffn < shape.ffn);
+    c.p->is_recovered = is_recovered;
     c.p->tokens = c.p->is_recovered ? options->tokens : 0;
     set_mask(&c);
     e = prune_check(c.p, NULL);

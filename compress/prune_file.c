@@ -16,7 +16,9 @@
 #include "protocol/cbor.h"
 #include "protocol/hex.h"
 
-enum { PATH_BYTES = 4096, WIRE_BYTES = 1 << 18, STRIP = 1 << 18, TELL_BYTES = 8 << 20 };
+#define RECOVERY "layer after layer" /* a file that was recovered another way is made anew */
+
+enum { PATH_BYTES = 4096, WIRE_BYTES = 1 << 18, TELL_BYTES = 8 << 20, DROP_BYTES = 8 << 20 };
 
 struct cutting {
     const struct prune_file_options *options;
@@ -63,6 +65,8 @@ static enum err identify(const struct prune_file_options *o, char id[DIGEST_HEX]
     if (!e && !(e = digest_start(&d))) {
         digest_add(&d, wire, bytes);
         digest_add(&d, o->base_sha256, strlen(o->base_sha256));
+        if (o->prune->is_recovered)
+            digest_add(&d, RECOVERY, strlen(RECOVERY));
     }
     free(wire);
     for (uint32_t i = 0; !e && o->prune->is_recovered && i < o->texts; i++) {
@@ -169,12 +173,17 @@ static enum err tell(struct cutting *c, uint64_t bytes)
 static enum err copy_rows(struct cutting *c, const struct gguf_tensor *t, uint32_t rows, bool is_all)
 {
     enum err e = ERR_NONE;
+    const uint8_t *kept = t->data; /* from here on the pages that were read are still there */
     for (uint32_t r = 0; !e && r < rows; r++) {
         const uint8_t *row = t->data + (size_t)(is_all ? r : c->rows[r]) * t->row_bytes;
         if (!(e = gguf_writer_append(c->writer, row, t->row_bytes)))
             e = tell(c, t->row_bytes);
+        if ((size_t)(row - kept) >= DROP_BYTES) {
+            gguf_drop(c->from, kept, (size_t)(row - kept));
+            kept = row;
+        }
     }
-    gguf_drop(c->from, t->data, t->bytes);
+    gguf_drop(c->from, kept, (size_t)(t->data + t->bytes - kept));
     return e;
 }
 
@@ -333,7 +342,7 @@ enum err prune_file_make(const struct prune_file_options *options, struct prune_
                                c.fault)))
             goto out;
         gguf_close(base);
-        base = NULL;
+        base = NULL; /* the copy, opened by its name: what the source has mapped lets no pages go */
         if ((e = gguf_open(work, &base, reason))) {
             fault_set(c.fault, e, "%s", reason);
             goto out;

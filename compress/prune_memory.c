@@ -25,7 +25,8 @@ enum err prune_memory_fit(const struct gguf *base, const struct prune_shape *s, 
                           uint64_t *memory, struct fault *f)
 {
     const uint64_t out = (uint64_t)s->heads * s->value_dim, widest = larger(s->ffn, out);
-    const uint64_t layer = hessian_bytes(s->ffn) + hessian_bytes((uint32_t)out), square = widest * widest * sizeof(float);
+    const uint64_t layer = hessian_bytes(s->ffn) + hessian_bytes((uint32_t)out);
+    const uint64_t square = widest * widest * sizeof(float);
     uint64_t largest = 0, choice = 0, recovery = 0;
     if (*memory == 0)
         return ERR_NONE;

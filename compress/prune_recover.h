@@ -7,7 +7,8 @@
 #include "compress/prune_source.h"
 
 /* The source gets the pruned model's function in the base's shapes: what goes is 0.
- * Errors: ERR_UNSUPPORTED (blocks), ERR_CANCELLED, ERR_MEMORY. */
+ * Errors: ERR_UNSUPPORTED (blocks), ERR_NOT_FOUND (a linear), ERR_ARGUMENT (moments that cannot be solved with), ERR_IO,
+ * ERR_CANCELLED, ERR_MEMORY. */
 NODISCARD enum err prune_recover(struct prune_source *source, const struct prune *p, uint32_t threads,
                                  struct prune_file_result *result, struct fault *f);
 

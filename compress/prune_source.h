@@ -18,7 +18,7 @@ struct prune_source_options {
     const char *work_path;  /* the copy; NULL: changes stay in memory */
     struct engine *engine;
     const struct calibrate_text *text;
-    uint32_t texts;         /* 0: collect is not called */
+    uint32_t texts;         /* 0: collect, look and advance are not called */
     uint64_t tokens;        /* of all texts together; 0: 16384 */
     uint32_t threads;
     int (*progress)(void *context); /* after every window; non-zero: ERR_CANCELLED */
@@ -49,7 +49,7 @@ NODISCARD enum err prune_source_collect(struct prune_source *s, char (*name)[64]
 
 /* The same for one linear of one layer, with no more than that layer in memory (layer_stream.h), for who changes a
  * layer before the next one sees the text: what look says of layer 0, then, behind each advance, of the next. Only with a
- * copy. */
+ * copy. Errors: ERR_NOT_FOUND, ERR_IO, ERR_CANCELLED, ERR_MEMORY, the model's; advance is not called after one. */
 NODISCARD enum err prune_source_look(struct prune_source *s, const char *name, struct hessian **out, struct fault *f);
 NODISCARD enum err prune_source_advance(struct prune_source *s, struct fault *f);
 

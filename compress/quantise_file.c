@@ -232,7 +232,8 @@ static enum err note_size(struct quantise_file *q)
     q->written = (uint64_t)status.st_size;
     tell(q->follower, q->written, false);
     if (q->written - q->pushed >= PUSH_BYTES) { /* a hint only: syncing then finds little left to wait for */
-        (void)sync_file_range(q->follower->fd, (off_t)q->pushed, (off_t)(q->written - q->pushed), SYNC_FILE_RANGE_WRITE);
+        (void)sync_file_range(q->follower->fd, (off_t)q->pushed, (off_t)(q->written - q->pushed),
+                              SYNC_FILE_RANGE_WRITE);
         q->pushed = q->written;
     }
     return ERR_NONE;

@@ -1,9 +1,10 @@
 /* scalar_encode.h: how encode picks scales and codes, to the bit; shared by plugins/scalar's
  * encoders and by every plugin that does them faster.
  *
- * All arithmetic is F32, round to nearest even, subnormals kept, no FMA, every named intermediate
- * rounded once; division and square root are IEEE's. Sums are lane sums (scalar_lanes.h). "nearest"
- * is to the nearest integer, halves to even. Values that are not finite count as 0.
+ * All arithmetic but the sums of Q3_K's SEARCH is F32, round to nearest even, subnormals kept, no FMA,
+ * every named intermediate rounded once; division and square root are IEEE's. Sums are lane sums
+ * (scalar_lanes.h). "nearest" is to the nearest integer, halves to even. Values that are not finite
+ * count as 0.
  *
  * Common parts
  *   half(v)     v to binary16, nearest even, saturating at +-65504; a v that is not 0 but rounds to
@@ -81,7 +82,7 @@ void encode_rtn(struct encode_block *b);
  * NULL. */
 void encode_search(struct encode_block *b, const float *importance);
 
-/* Those of Q3_K, and four times the level that trial t gives the peak. */
+/* Counts of SEARCH of Q3_K, and four times the level that trial t gives the peak. */
 enum { ENCODE_Q3K_TRIALS = 12, ENCODE_Q3K_PASSES = 2 };
 
 static inline int32_t encode_q3k_trial(int t)

@@ -24,7 +24,7 @@
  * sums(-lo, i), gain = scale * XL - minimum * X. Then LLOYD times, if scale > 0, fit of
  * sums(minimum, 1 / scale).
  *
- * 32-value formats store half(scale), half(-minimum). NF4 stores the scales as RTN does. Others
+ * 32-value formats store half(scale), half(-minimum). NF4 stores the scales as RTN does. Others but Q3_K
  * store them as RTN does (negative ranged scales as 0), and then, PASSES + 1 times, for each group
  * try the neighbours of its s (0, -1, +1; for ranged formats times m: 0, -1, +1, s outermost),
  * clamped to their range, and keep the first of least error = lane sum of (w * e) * e, e = x -

@@ -34,16 +34,18 @@ static int is_compared(const struct gguf *base, struct gguf *const *file, int fi
     return 1;
 }
 
-/* The error of q against t; below 0: a type that cannot be decoded, or no memory. */
+/* The error of q against t; not above 0: there is none to compare, or it cannot be decoded. */
 static double error_of(const struct gguf_tensor *t, const struct gguf_tensor *q, const struct profile *profile)
 {
     const uint32_t cols = (uint32_t)t->shape[0];
     const struct profile_entry *h = profile != NULL ? profile_find(profile, t->name) : NULL;
     float *x = malloc(2 * sizeof *x * cols);
     double sum = 0, all = 0;
+    if (x == NULL)
+        return -1;
     for (uint64_t r = 0; r < t->rows; r++) {
         float *y = x + cols;
-        if (x == NULL || block_decode_row(t->type, t->data + r * t->row_bytes, cols, x) != ERR_NONE ||
+        if (block_decode_row(t->type, t->data + r * t->row_bytes, cols, x) != ERR_NONE ||
             block_decode_row(q->type, q->data + r * q->row_bytes, cols, y) != ERR_NONE) {
             free(x);
             return -1;
@@ -71,18 +73,20 @@ static int compare(const struct gguf *base, struct gguf *const *file, char **nam
             if (!is_compared(base, file, files, i))
                 continue;
             const double e = error_of(t, gguf_tensor_find(file[f], t->name), profile);
-            if (e < 0) {
-                fprintf(stderr, "tensor_error: %s: %s cannot be decoded\n", name[f], t->name);
+            if (!(e > 0)) {
+                fprintf(stderr, "tensor_error: %s: %s: an error above 0 is expected\n", name[f], t->name);
                 return 1;
             }
-            if (e > 0) {
-                sum.log += log(e);
-                sum.tensors++;
-            }
+            sum.log += log(e);
+            sum.tensors++;
         }
-        const double mean = sum.tensors > 0 ? exp(sum.log / sum.tensors) : 0;
+        if (sum.tensors == 0) {
+            fprintf(stderr, "tensor_error: %s: no tensor that every file has in blocks\n", name[f]);
+            return 1;
+        }
+        const double mean = exp(sum.log / sum.tensors);
         first = f == 0 ? mean : first;
-        printf("| %s | %u | %.4e | %.4f |\n", name[f], sum.tensors, mean, first > 0 ? mean / first : 1);
+        printf("| %s | %u | %.4e | %.4f |\n", name[f], sum.tensors, mean, mean / first);
     }
     return 0;
 }

@@ -7,7 +7,8 @@ AGENTS='server laptop'
 
 # closer A B: on every device A's KLD is less than B's
 closer() {
-    [ "$(jq -s 'map(.devices | sort_by(.device)) | transpose | length == 2 and all(.[0].measured.kld_mean < .[1].measured.kld_mean)' \
+    [ "$(jq -s 'map(.devices | sort_by(.device)) | transpose | length == 2 and
+        all(map(.measured.kld_mean | type) == ["number", "number"] and .[0].measured.kld_mean < .[1].measured.kld_mean)' \
         "$SCRATCH/$1.json" "$SCRATCH/$2.json")" = true ]
 }
 
