@@ -1,9 +1,11 @@
 #include "cli/texts.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void add(struct texts *t, const char *path, const char *language, size_t bytes)
 {
@@ -45,6 +47,9 @@ int texts_take(struct cli_call *call, const struct cli_list *plain, const struct
             return cli_fail(call, CLI_USAGE, NULL, option, "'%s': expected LANGUAGE=FILE", item);
         add(out, bytes ? item + bytes + 1 : item, language, language_bytes(language));
     }
+    for (uint32_t i = 0; i < out->count; i++) /* now, and not when the work before its first use is done */
+        if (access(out->path[i], R_OK))
+            return cli_fail(call, CLI_INPUT, out->path[i], NULL, "%s", strerror(errno));
     return CLI_DONE;
 }
 

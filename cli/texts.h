@@ -17,8 +17,8 @@ struct texts {
 };
 
 /* Plain files make one group named "text"; languages are "en=FILE", and a file without "en=" goes on with the
- * language before it. option is what messages call the second list. Returns CLI_DONE, or has called
- * cli_fail. */
+ * language before it. option is what messages call the second list. Every file can be read. Returns CLI_DONE, or has
+ * called cli_fail. */
 int texts_take(struct cli_call *call, const struct cli_list *plain, const struct cli_list *languages,
                const char *option, struct texts *out);
 

@@ -30,5 +30,10 @@ grep -q '^| worst_kld_mean .*MISSED' "$scratch/r.md" || fail "the readable repor
 for word in '^| en ' '^| fr ' '^| all ' '^worst: '; do
     grep -q "$word" "$scratch/table" || fail "eval prints no line $word"
 done
+
+"$tare" quantize "$model" -o "$scratch/n.gguf" --quiet --type q4_0 --eval-language en="$scratch/none.txt" >/dev/null 2>"$scratch/err"
+[ $? -eq 3 ] && grep -qx "tare: $scratch/none.txt: No such file or directory" "$scratch/err" ||
+    fail "a text that is absent: status 3 and its name expected: $(cat "$scratch/err")"
+[ -z "$(ls "$scratch" | grep '^n')" ] || fail "work was done before the absent text was missed"
 [ $bad -eq 0 ] && echo "languages: balanced, told apart, judged"
 exit $bad
