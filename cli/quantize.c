@@ -474,36 +474,9 @@ const struct cli_verb cli_quantize = {
     .operands_min = 1,
     .operands_max = 1,
     .summary = "derive a variant of a base",
-    .text = "Types: F16 BF16 Q8_0 Q6_K Q5_K Q5_1 Q5_0 Q4_K Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K Q2_K, and NF4, which only\n"
-            "tare reads (--export). A run that was stopped continues where it was when it is started again with\n"
-            "the same options.\n\n"
-            "Method gptq goes layer by layer: one layer of weights and the moments of one input are in memory. With d\n"
-            "the widest input of a linear it takes about 40 MiB (the program and its strips) and the larger of 12 d^2\n"
-            "bytes + 10 bytes per weight of the largest linear (while one is encoded) and 8 d^2 bytes + a layer + 512\n"
-            "rows of its activations (while the text runs). --memory is kept or refused in one line that says what is\n"
-            "needed. OUT.work, OUT.blocks, OUT.layers and an unnamed file of 4 bytes per token and column of the\n"
-            "residual stream lie beside OUT until it is done: a copy of the base, the layers done, and what they give.\n\n"
-            "Method cascade searches on what Q8_0 keeps of the base: what comes of a base that is Q8_0 itself.\n\n"
-            "--rotate multiplies the stream between layers and the values of each head by Hadamard matrices with\n"
-            "signs of --seed and leaves the function as it is (llama, qwen2, qwen3). It takes the memory of one\n"
-            "matrix in F32 and, beside OUT while it runs, a file of the whole base in F32; where head and embedding\n"
-            "were one tensor, they become two. By KLD at equal bytes it was worse wherever it was measured on a model.\n\n"
-            "A scheme is words in any order: bits 2 to 8; symmetric, power-of-two, asymmetric or affine; values\n"
-            "per scale 16, 32, 64, 128, 256, channel or tensor; range minmax, percentile[=99.9], mse or entropy;\n"
-            "auto, f16 or f32. auto stores it in a block type that holds it exactly (Q4_0 Q5_0 Q8_0 Q4_1 Q5_1),\n"
-            "else as F32: then it is simulated, and the size that is printed for it is a prediction.",
+    .text = quantize_text,
     .options = quantize_options,
     .shared = CLI_ENGINE | CLI_OUTPUT,
     .settings_bytes = sizeof(struct quantize_settings),
     .run = quantize,
-    .examples = (const struct cli_example[]){
-        {"tare quantize base.gguf -o small.gguf", "balanced: about 5 bits per weight"},
-        {"tare quantize base.gguf -o small.gguf --type Q4_K --profile profile.gguf", "every weight Q4_K, weighted"},
-        {"tare quantize base.gguf -o small.gguf --prune 20% --text notes.txt --recover",
-         "fewer heads and FFN channels, then balanced"},
-        {"tare quantize base.gguf -o small.gguf --bpw 4.5 --text notes.txt --method gptq",
-         "the best file of 4.5 bits per weight"},
-        {"tare quantize base.gguf -o small.gguf --language en=en.txt zh=zh.txt --eval-language en=e.txt zh=z.txt "
-         "--gate worst_kld_mean=0.02 --report report.json",
-         "calibrated on equal tokens of both; refused if either loses more"},
-        {NULL, NULL}}};
+    .examples = quantize_examples};

@@ -31,7 +31,10 @@ struct quantize_settings {
     bool recover, rotate;
 };
 
+/* What --help shows. */
 extern const struct cli_option quantize_options[];
+extern const char quantize_text[];
+extern const struct cli_example quantize_examples[];
 
 /* The recipe that --plan names, else the default one, with what the options replace of it; texts and gates are left.
  * Returns CLI_DONE, or has called cli_fail. */
