@@ -196,10 +196,16 @@ static void observe(void *context, const char *tensor, uint32_t part, const floa
             s->error = hessian_add(s->hessian[i], s->sample, x, rows, s->options.threads);
 }
 
+static void on_window(void *context, uint32_t window)
+{
+    struct prune_source *s = context;
+    s->sample = calibrate_windows_is_held(window) ? HESSIAN_HELD : HESSIAN_TRAIN;
+}
+
 static enum err run_text(struct prune_source *s, struct model *m)
 {
     for (uint32_t i = 0; i < s->windows->windows; i++) {
-        s->sample = calibrate_windows_is_held(i) ? HESSIAN_HELD : HESSIAN_TRAIN;
+        on_window(s, i);
         enum err e = calibrate_windows_step(s->windows, i, m);
         if (!e)
             e = s->error;
@@ -247,12 +253,6 @@ enum err prune_source_collect(struct prune_source *s, char (*name)[64], uint32_t
         out[i] = NULL;
     }
     return e;
-}
-
-static void on_window(void *context, uint32_t window)
-{
-    struct prune_source *s = context;
-    s->sample = calibrate_windows_is_held(window) ? HESSIAN_HELD : HESSIAN_TRAIN;
 }
 
 static int on_progress(void *context, uint32_t windows, uint32_t of)

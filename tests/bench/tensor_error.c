@@ -3,8 +3,8 @@
  *   tensor_error BASE.gguf PROFILE.gguf|- FILE.gguf...
  *
  * Of a tensor: sum h (x - y)^2 / sum h x^2, with h the mean squared activation of the column (imatrix; - or no
- * entry: 1). Per file the geometric mean over the tensors that every file has in blocks, so
- * that one FILE's figure over another's is the mean ratio.
+ * entry: 1). Per file the geometric mean over the tensors that every file has in blocks, so that one FILE's figure over
+ * another's is the mean ratio.
  */
 #include <math.h>
 #include <stdio.h>

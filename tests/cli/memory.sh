@@ -48,6 +48,7 @@ keeps 48 --bpw 4.5 --method awq --profile "$scratch.profile"
 keeps 96 --type q4_k --method gptq --profile "$scratch.profile" --text "$text" "$text"
 keeps 48 --type q4_k --method rtn --prune 20% --prune-by magnitude
 keeps 48 --type q4_k --method rtn --prune ffn=20%,layers=25% --prune-by magnitude
+keeps 160 --type q4_k --method awq --prune 20% --recover --text "$text" --tokens 512
 keeps 64 --type q4_k --method awq --profile "$scratch.profile" --prune 20% --recover --text "$text" --tokens 512
 keeps 160 --type q4_k --method awq --profile "$scratch.profile" --prune 20% --prune-by output --recover --text "$text" --tokens 512
 refuses 2 --type q4_k --method rtn
