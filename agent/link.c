@@ -28,6 +28,7 @@ enum {
 static void pump(struct link *l);
 static void step(struct link *l);
 static void on_poll(void *context);
+static void on_resend(void *context);
 
 enum err link_open(const struct link_options *options, struct link **out)
 {
@@ -173,6 +174,15 @@ static bool send_question(struct link *l)
     return publish(l, TOPIC_UP_REQ, envelope, size, false);
 }
 
+static void note_sent(struct link *l, struct link_cursor *c, uint64_t epoch, uint64_t seq)
+{
+    c->epoch = epoch;
+    c->seq = seq;
+    c->unacked++;
+    if (!c->waits_ms)
+        c->waits_ms = loop_now_ms(l->options.loop);
+}
+
 /* The next job or benchmark report; false: none, or no room. */
 static bool send_report(struct link *l, uint32_t stream, uint32_t kind)
 {
@@ -184,11 +194,8 @@ static bool send_report(struct link *l, uint32_t stream, uint32_t kind)
         return false;
     if (store_next_report(t, stream, c->epoch, c->seq, &r) == ERR_NONE)
         sent = publish(l, kind, r.bytes, r.size, false);
-    if (sent) {
-        c->epoch = r.epoch;
-        c->seq = r.seq;
-        c->unacked++;
-    }
+    if (sent)
+        note_sent(l, c, r.epoch, r.seq);
     store_abort(t);
     return sent;
 }
@@ -233,11 +240,8 @@ static bool send_spool(struct link *l, uint32_t stream)
     if (e)
         log_error("link: a batch cannot be written, it is passed over: %s", err_name(e));
     sent = e || !bytes || publish(l, is_tel ? TOPIC_UP_TEL : TOPIC_UP_CAL, envelope, total, false);
-    if (sent) {
-        c->epoch = b->batch.epoch;
-        c->seq = b->batch.first + b->batch.count - 1;
-        c->unacked++;
-    }
+    if (sent)
+        note_sent(l, c, b->batch.epoch, b->batch.first + b->batch.count - 1);
 out:
     free(b);
     free(buffer);
@@ -261,14 +265,36 @@ static bool has_waiting(struct link *l)
     return reports || spool_records(l->options.spool, SPOOL_TEL) || spool_records(l->options.spool, SPOOL_CAL);
 }
 
+/* When what waits longest for its acknowledgement was sent; 0: all that was sent is acknowledged. */
+static int64_t waits_since(const struct link *l)
+{
+    int64_t since = 0;
+    for (uint32_t i = 0; i < MESSAGE_STREAMS; i++)
+        if (l->cursor[i].waits_ms && (!since || l->cursor[i].waits_ms < since))
+            since = l->cursor[i].waits_ms;
+    return since;
+}
+
+/* What was lost comes again in time however much else gets through: the timer runs from the oldest. */
+static void arm_resend(struct link *l)
+{
+    int64_t since = waits_since(l), now = loop_now_ms(l->options.loop);
+    int64_t left = since ? since + l->resend_ms - now : l->resend_ms;
+    loop_set_timer(l->options.loop, &l->resend, (left > 0 ? left : 0) + loop_jitter(1000), on_resend, l);
+}
+
 static void on_resend(void *context)
 {
     struct link *l = context;
+    int64_t since = waits_since(l);
     if (!l->is_connected || !has_waiting(l))
         return;
-    log_debug("link: no acknowledgement, sending again");
-    rewind_all(l);
-    l->resend_ms = l->resend_ms * 2 < RESEND_MOST_MS ? l->resend_ms * 2 : RESEND_MOST_MS;
+    /* nothing on its way and yet something left: the acknowledgement was of a later epoch */
+    if (!since || since + l->resend_ms <= loop_now_ms(l->options.loop)) {
+        log_debug("link: no acknowledgement, sending again");
+        rewind_all(l);
+        l->resend_ms = l->resend_ms * 2 < RESEND_MOST_MS ? l->resend_ms * 2 : RESEND_MOST_MS;
+    }
     pump(l);
 }
 
@@ -283,17 +309,12 @@ static void pump(struct link *l)
         l->question_due = false;
     if (l->birth_due || l->question_due || l->standing != MESSAGE_APPROVED)
         return;
-    bool sent = false;
-    while (send_report(l, MESSAGE_STREAM_JOB, TOPIC_UP_JOB))
-        sent = true;
-    while (send_report(l, MESSAGE_STREAM_BENCH, TOPIC_UP_BENCH))
-        sent = true;
-    while (send_spool(l, MESSAGE_STREAM_TEL))
-        sent = true;
-    while (send_spool(l, MESSAGE_STREAM_CAL))
-        sent = true;
-    if (sent || (!l->resend.active && has_waiting(l)))
-        loop_set_timer(l->options.loop, &l->resend, l->resend_ms + loop_jitter(1000), on_resend, l);
+    while (send_report(l, MESSAGE_STREAM_JOB, TOPIC_UP_JOB)) {}
+    while (send_report(l, MESSAGE_STREAM_BENCH, TOPIC_UP_BENCH)) {}
+    while (send_spool(l, MESSAGE_STREAM_TEL)) {}
+    while (send_spool(l, MESSAGE_STREAM_CAL)) {}
+    if (!l->resend.active && has_waiting(l))
+        arm_resend(l);
 }
 
 void link_answered(struct link *l)
@@ -362,7 +383,8 @@ static void on_connected(struct link *l)
 static void on_lost(struct link *l, const struct transport_event *v)
 {
     if (l->is_connected || v->err)
-        log_warning("link: not connected: %s", v->text && *v->text ? v->text : err_name(v->err));
+        log_warning("link: not connected, next attempt in %.1f s: %s", v->retry_ms / 1e3,
+                    v->text && *v->text ? v->text : err_name(v->err));
     l->is_connected = false;
     l->heard_ms = 0;
     loop_clear_timer(l->options.loop, &l->resend);

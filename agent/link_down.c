@@ -45,12 +45,22 @@ static void take_ack(struct link *l, const uint8_t *payload, size_t size)
         e = spool_acknowledge(l->options.spool, SPOOL_TEL, m.epoch, m.seq[MESSAGE_STREAM_TEL]);
     if (!e && m.seq[MESSAGE_STREAM_CAL])
         e = spool_acknowledge(l->options.spool, SPOOL_CAL, m.epoch, m.seq[MESSAGE_STREAM_CAL]);
-    if (e)
+    if (e) { /* it comes again with what is sent again */
         log_warning("link: an acknowledgement cannot be applied: %s", err_name(e));
+        return;
+    }
     for (uint32_t i = 0; i < MESSAGE_STREAMS; i++) {
         struct link_cursor *c = &l->cursor[i];
-        if (c->epoch < m.epoch || (c->epoch == m.epoch && c->seq <= m.seq[i])) {
+        if (m.seq[i] && (c->acked_epoch < m.epoch || (c->acked_epoch == m.epoch && c->acked_seq < m.seq[i]))) {
+            c->acked_epoch = m.epoch;
+            c->acked_seq = m.seq[i];
+            c->waits_ms = loop_now_ms(l->options.loop); /* for the rest */
+        }
+        if (c->epoch < m.epoch)
+            continue; /* of what was sent before the last rewind: it says nothing of what was sent since */
+        if (c->epoch == m.epoch && c->seq <= m.seq[i]) {
             c->unacked = 0; /* all that was sent is there */
+            c->waits_ms = 0;
         } else if (c->epoch == m.epoch) {
             uint64_t left = c->seq - m.seq[i];
             c->unacked = left < c->unacked ? (uint32_t)left : c->unacked;

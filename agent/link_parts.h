@@ -6,9 +6,11 @@
 
 #include "agent/link.h"
 
-/* How far a stream was sent in this connection. */
+/* How far a stream was sent in this connection, and how far that was acknowledged. */
 struct link_cursor {
     uint64_t epoch, seq;
+    uint64_t acked_epoch, acked_seq;
+    int64_t waits_ms; /* loop time from which what was sent waits for an acknowledgement; 0: nothing does */
     uint32_t unacked;
 };
 

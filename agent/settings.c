@@ -34,6 +34,7 @@ static const struct key keys[] = {
     {"broker", "cert", TEXT, FIELD(broker_cert), SIZE(broker_cert), 0, 0, true, NULL},
     {"broker", "key", TEXT, FIELD(broker_key), SIZE(broker_key), 0, 0, true, NULL},
     {"broker", "keepalive_s", U32, FIELD(keepalive_s), 0, 5, 600, false, "60"},
+    {"broker", "reconnect_most_s", U32, FIELD(reconnect_most_s), 0, 1, 86400, false, "120"},
     {"controller", "url", TEXT, FIELD(controller_url), SIZE(controller_url), 0, 0, true, NULL},
     {"controller", "ca", TEXT, FIELD(controller_ca), SIZE(controller_ca), 0, 0, false, ""},
     {"controller", "poll_s", U32, FIELD(poll_s), 0, 1, 86400, false, "300"},

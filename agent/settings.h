@@ -25,6 +25,7 @@ struct settings {
     char broker_cert[SETTINGS_PATH];
     char broker_key[SETTINGS_PATH];
     uint32_t keepalive_s;
+    uint32_t reconnect_most_s; /* longest wait for the next attempt to connect */
     /* [controller] */
     char controller_url[SETTINGS_PATH]; /* of the artifact server, without a slash at the end */
     char controller_ca[SETTINGS_PATH];  /* for https; "" for the system's authorities */

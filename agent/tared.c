@@ -240,6 +240,7 @@ static enum err open_wire(struct agent *a)
                                   .cert_file = s->broker_cert,
                                   .key_file = s->broker_key,
                                   .keepalive_s = s->keepalive_s,
+                                  .backoff_most_ms = s->reconnect_most_s * 1000,
                                   .will_topic = topic,
                                   .will = will,
                                   .will_bytes = size,

@@ -230,7 +230,8 @@ static void on_event(struct controller_link *l, const struct transport_event *ev
         break;
     case TRANSPORT_LOST:
         if (l->is_connected || event->text[0])
-            controller_log(CONTROLLER_LOG_WARNING, "link: not connected: %s", event->text);
+            controller_log(CONTROLLER_LOG_WARNING, "link: not connected, next attempt in %.1f s: %s",
+                           event->retry_ms / 1e3, event->text);
         l->is_connected = false;
         atomic_store(&l->c->counts.is_connected, false);
         break;

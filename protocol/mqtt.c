@@ -421,6 +421,10 @@ static bool take_record(struct mqtt *m, struct transport_event *out)
     m->text[n] = 0;
     out->text = m->text;
     on_link_event(m, &header);
+    if (header.kind == TRANSPORT_LOST && m->link == LINK_WAITING) {
+        uint64_t now = now_ms();
+        out->retry_ms = m->due_ms > now ? (uint32_t)(m->due_ms - now) : 0;
+    }
     return true;
 }
 

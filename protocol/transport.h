@@ -42,6 +42,7 @@ struct transport_event {
     uint32_t reason_code; /* MQTT 5 reason code, 0 when there is none */
     bool has_session;
     bool is_retained;
+    uint32_t retry_ms; /* TRANSPORT_LOST: until the next attempt to connect */
     const char *text; /* what went wrong, in words; or "" */
     const char *topic;
     const uint8_t *payload;

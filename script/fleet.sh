@@ -187,6 +187,7 @@ port = $FLEET_PORT
 ca = $FLEET_FOLDER/ca.crt
 cert = $folder.crt
 key = $folder.key
+reconnect_most_s = 10
 [controller]
 url = $FLEET_ARTIFACTS
 poll_s = 5

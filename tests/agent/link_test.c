@@ -517,6 +517,54 @@ static void test_faults(void)
     end();
 }
 
+/* What was lost on the way comes again within seconds, although the records after it get through. */
+static void test_lost_report(void)
+{
+    begin();
+    CU_ASSERT(fixture_wait(&p->f, 5000, is_quiet, NULL));
+    turn(200);
+    int64_t now = loop_now_ms(p->f.loop);
+    loop_fake_clock(p->f.loop, now);
+    transport_memory_faults(p->broker, &(struct transport_faults){.seed = 1, .lose = 1000});
+    telemetry_event(p->telemetry, "lost", "", 1);
+    telemetry_flush(p->telemetry);
+    turn(50);
+    transport_memory_faults(p->broker, NULL);
+    uint32_t before = p->records, made = 1;
+    while (!is_quiet(NULL) && made < 8) {
+        now += 5000; /* the interval of telemetry: shorter than the wait for an acknowledgement */
+        loop_fake_clock(p->f.loop, now);
+        telemetry_event(p->telemetry, "after", "", 1);
+        telemetry_flush(p->telemetry);
+        made++;
+        turn(50);
+    }
+    CU_ASSERT(made <= 6); /* 20 s, and up to one more at random */
+    CU_ASSERT(p->records - before >= made);
+    end();
+}
+
+/* A record of an earlier start too, when only what came after it was acknowledged. */
+static void test_lost_epoch(void)
+{
+    begin();
+    p->acknowledges = false;
+    telemetry_event(p->telemetry, "before", "", 1);
+    telemetry_flush(p->telemetry);
+    turn(200);
+    close_agent();
+    open_agent();
+    turn(500);
+    p->acknowledges = true;
+    telemetry_event(p->telemetry, "after", "", 1);
+    telemetry_flush(p->telemetry);
+    turn(300);
+    CU_ASSERT_EQUAL(spool_records(p->spool, SPOOL_TEL), 1);
+    loop_fake_clock(p->f.loop, loop_now_ms(p->f.loop) + 21000);
+    CU_ASSERT(fixture_wait(&p->f, 2000, is_quiet, NULL));
+    end();
+}
+
 /* Without acknowledgements nothing is deleted, whatever the broker says. */
 static void test_no_ack(void)
 {
@@ -627,5 +675,6 @@ static void test_shadow(void)
 }
 
 RUN_SUITE("link", {"plan by pull, birth, death", test_pull}, {"approval first", test_approval},
-          {"faults: once each", test_faults}, {"no acknowledgement, no deletion", test_no_ack},
+          {"faults: once each", test_faults}, {"lost, and sent again", test_lost_report},
+          {"lost before a restart", test_lost_epoch}, {"no acknowledgement, no deletion", test_no_ack},
           {"orders", test_orders}, {"shadow", test_shadow})

@@ -259,6 +259,7 @@ static void survives_broker_death(void)
         (void)t.publish(t.state, UP, (const uint8_t *)"x", 1, false, &token);
         stop_broker(SIGKILL);
         CU_ASSERT_TRUE(wait_event(&t, TRANSPORT_LOST, &event));
+        CU_ASSERT_TRUE(event.retry_ms <= 400); /* backoff_most_ms */
         CU_ASSERT_EQUAL(t.publish(t.state, UP, (const uint8_t *)"x", 1, false, &token), ERR_FULL);
         usleep(200 * 1000);
         start_broker();
