@@ -209,6 +209,33 @@ out:
     return e;
 }
 
+uint32_t calibrate_windows_context(const struct gguf *base, uint32_t most)
+{
+    struct gguf_text architecture;
+    uint32_t trained = 0;
+    char key[96];
+    if (gguf_string(base, "general.architecture", &architecture) != ERR_NONE)
+        return most;
+    snprintf(key, sizeof key, "%.*s.context_length", (int)(architecture.bytes < 64 ? architecture.bytes : 64),
+             architecture.text);
+    return gguf_u32(base, key, &trained) == ERR_NONE && trained > 0 && trained < most ? trained : most;
+}
+
+enum err calibrate_windows_of(const struct gguf *base, const struct calibrate_text *text, uint32_t texts,
+                              uint32_t context, uint64_t per_language, bool balanced, uint64_t seed,
+                              struct calibrate_windows **out, struct fault *f)
+{
+    char reason[GGUF_REASON_BYTES] = "";
+    struct tokenizer *tokenizer = NULL;
+    enum err e = tokenizer_open(base, &tokenizer, reason);
+    if (e)
+        return fault_set(f, e, "%s", reason);
+    e = calibrate_windows_open(tokenizer, text, texts, calibrate_windows_context(base, context), per_language, balanced,
+                               seed, out, f);
+    tokenizer_close(tokenizer);
+    return e;
+}
+
 void calibrate_windows_close(struct calibrate_windows *w)
 {
     if (!w)

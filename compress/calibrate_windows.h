@@ -29,6 +29,9 @@ struct calibrate_windows {
 /* A whole file, at most 1 GiB; the caller frees it. Errors: ERR_IO, ERR_MEMORY. */
 NODISCARD enum err calibrate_windows_read(const char *path, char **out, size_t *bytes, struct fault *f);
 
+/* `most` tokens, or as many as the base was trained with. */
+uint32_t calibrate_windows_context(const struct gguf *base, uint32_t most);
+
 /* per_language: tokens at most, 0: all; balanced: as many of each language as the shortest has. seed: which
  * windows of a longer text are taken, 0: the first.
  * Errors: ERR_IO, ERR_ARGUMENT (no text, or one shorter than a window), ERR_MEMORY. */
@@ -36,6 +39,10 @@ NODISCARD enum err calibrate_windows_open(const struct tokenizer *t, const struc
                                           uint32_t texts, uint32_t context, uint64_t per_language,
                                           bool balanced, uint64_t seed, struct calibrate_windows **out,
                                           struct fault *f);
+/* The same with the base's own tokenizer; a window is as long as calibrate_windows_context says. */
+NODISCARD enum err calibrate_windows_of(const struct gguf *base, const struct calibrate_text *text, uint32_t texts,
+                                        uint32_t context, uint64_t per_language, bool balanced, uint64_t seed,
+                                        struct calibrate_windows **out, struct fault *f);
 void calibrate_windows_close(struct calibrate_windows *w);
 
 /* Different languages of texts that all name one; at least 1. */

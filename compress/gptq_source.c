@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "compress/gptq_work.h"
+#include "compress/larger.h"
 #include "compress/layer_stream.h"
 #include "compress/resident.h"
 #include "hal/block.h"
@@ -64,11 +65,6 @@ static bool is_linear(const struct gptq_source *s, uint32_t i)
     return gguf_tensor(s->options.base, i)->dims == 2 && s->options.plan->tensor[i].rows > 1;
 }
 
-static uint64_t larger(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-
 /* What a run takes beside what is resident now: the greater of a pass and of encoding a tensor. */
 static uint64_t needed(const struct gptq_source *s)
 {
@@ -93,29 +89,6 @@ static enum err check_memory(const struct gptq_source *s, struct fault *f)
         return ERR_NONE;
     return fault_set(f, ERR_ARGUMENT, "memory: %.0f MiB is too little for gptq, at least %.0f MiB is needed",
                      (double)memory / 1048576, (double)least / 1048576 + 1);
-}
-
-static enum err cut_text(struct gptq_source *s, struct fault *f)
-{
-    char reason[GGUF_REASON_BYTES] = "", key[96];
-    const struct gptq_source_options *o = &s->options;
-    struct tokenizer *tokenizer = NULL;
-    struct gguf_text architecture = {"", 0};
-    uint32_t context = CONTEXT, trained = 0;
-    enum err e = tokenizer_open(o->base, &tokenizer, reason);
-    if (e)
-        return fault_set(f, e, "%s", reason);
-    if (gguf_string(o->base, "general.architecture", &architecture) == ERR_NONE) {
-        snprintf(key, sizeof key, "%.*s.context_length", (int)(architecture.bytes < 64 ? architecture.bytes : 64),
-                 architecture.text);
-        if (gguf_u32(o->base, key, &trained) == ERR_NONE && trained && trained < context)
-            context = trained;
-    }
-    const uint32_t languages = calibrate_windows_languages(o->text, o->texts);
-    e = calibrate_windows_open(tokenizer, o->text, o->texts, context, o->tokens ? o->tokens : TOKENS_DEFAULT / languages,
-                               languages > 1, o->plan->seed, &s->windows, f);
-    tokenizer_close(tokenizer);
-    return e;
 }
 
 static void drop_pages(void *context)
@@ -148,8 +121,11 @@ enum err gptq_source_open(const struct gptq_source_options *options, struct gptq
         if (wants_gptq(&p->tensor[i]) && layer != UINT32_MAX && layer >= s->until)
             s->until = layer + 1;
     }
+    const uint32_t languages = calibrate_windows_languages(options->text, options->texts);
     if (!e)
-        e = cut_text(s, f);
+        e = calibrate_windows_of(options->base, options->text, options->texts, CONTEXT,
+                                 options->tokens ? options->tokens : TOKENS_DEFAULT / languages, languages > 1, p->seed,
+                                 &s->windows, f);
     if (!e)
         e = check_memory(s, f);
     if (!e)

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "compress/larger.h"
 #include "compress/plan.h"
 #include "hal/block.h"
 
@@ -24,11 +25,6 @@ uint32_t layer_stream_layer(const char *name)
 {
     uint32_t layer;
     return plan_block(name, &layer) ? layer : UINT32_MAX;
-}
-
-static uint64_t larger(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
 }
 
 uint64_t layer_stream_bytes(const struct gguf *g, uint32_t context)

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "compress/hessian.h"
+#include "compress/larger.h"
 #include "compress/layer_stream.h"
 #include "compress/prune_source.h"
 #include "compress/resident.h"
@@ -15,11 +16,6 @@ enum {
     SQUARES = 6,  /* of a choice, beside its Hessian */
     FACTORS = 4   /* of a recovery */
 };
-
-static uint64_t larger(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
 
 enum err prune_memory_fit(const struct gguf *base, const struct prune_shape *s, uint32_t models, bool is_recovered,
                           uint64_t *memory, struct fault *f)

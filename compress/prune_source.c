@@ -76,27 +76,6 @@ static enum err map_base(struct prune_source *s, struct fault *f)
     return e ? fault_set(f, e, "%s", reason) : ERR_NONE;
 }
 
-static enum err cut_text(struct prune_source *s, struct fault *f)
-{
-    char reason[GGUF_REASON_BYTES] = "", key[96];
-    struct tokenizer *tokenizer = NULL;
-    struct gguf_text architecture;
-    uint32_t context = PRUNE_SOURCE_CONTEXT, trained = 0;
-    enum err e = tokenizer_open(s->gguf, &tokenizer, reason);
-    if (e)
-        return fault_set(f, e, "%s", reason);
-    if (gguf_string(s->gguf, "general.architecture", &architecture) == ERR_NONE) {
-        snprintf(key, sizeof key, "%.*s.context_length", (int)(architecture.bytes < 64 ? architecture.bytes : 64),
-                 architecture.text);
-        if (gguf_u32(s->gguf, key, &trained) == ERR_NONE && trained && trained < context)
-            context = trained;
-    }
-    const uint64_t tokens = s->options.tokens ? s->options.tokens : TOKENS_DEFAULT;
-    e = calibrate_windows_open(tokenizer, s->options.text, s->options.texts, context, tokens, false, 0, &s->windows, f);
-    tokenizer_close(tokenizer);
-    return e;
-}
-
 enum err prune_source_open(const struct prune_source_options *options, struct prune_source **out, struct fault *f)
 {
     struct prune_source *s = calloc(1, sizeof *s);
@@ -105,7 +84,8 @@ enum err prune_source_open(const struct prune_source_options *options, struct pr
     s->options = *options;
     enum err e = map_base(s, f);
     if (!e && options->texts > 0)
-        e = cut_text(s, f);
+        e = calibrate_windows_of(s->gguf, options->text, options->texts, PRUNE_SOURCE_CONTEXT,
+                                 options->tokens ? options->tokens : TOKENS_DEFAULT, false, 0, &s->windows, f);
     if (e)
         prune_source_close(s);
     else

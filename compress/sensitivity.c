@@ -100,19 +100,13 @@ static enum err make_groups(struct work *w)
 static enum err cut_windows(struct work *w)
 {
     const struct sensitivity_options *o = w->options;
-    char reason[GGUF_REASON_BYTES] = "", key[96];
-    struct gguf_text architecture = {"", 0};
-    uint32_t trained = 0, context = CONTEXT;
+    char reason[GGUF_REASON_BYTES] = "";
+    const uint32_t trained = calibrate_windows_context(o->base, CONTEXT);
+    uint32_t context = trained >= 16 ? trained / 2 * 2 : CONTEXT;
     double values = 0;
     enum err e = tokenizer_open(o->base, &w->tokenizer, reason);
     if (e)
         return fault_set(w->fault, e, "%s", reason);
-    if (gguf_string(o->base, "general.architecture", &architecture) == ERR_NONE) {
-        snprintf(key, sizeof key, "%.*s.context_length", (int)(architecture.bytes < 64 ? architecture.bytes : 64),
-                 architecture.text);
-        if (gguf_u32(o->base, key, &trained) == ERR_NONE && trained >= 16 && trained < context)
-            context = trained / 2 * 2;
-    }
     for (uint32_t i = 0; i < gguf_tensors(o->base); i++)
         values += (double)gguf_tensor(o->base, i)->rows * (double)gguf_tensor(o->base, i)->shape[0];
     double tokens = products_max / (values * (PROBES * w->groups + 1));
