@@ -15,6 +15,7 @@
 #include "compress/digest.h"
 #include "compress/layer_stream.h"
 #include "compress/prune_base.h"
+#include "compress/prune_choose.h"
 #include "compress/report.h"
 #include "compress/resident.h"
 #include "compress/rotate.h"
@@ -160,11 +161,11 @@ static int take_profile(struct job *j)
         return CLI_DONE;
     struct progress progress;
     const uint64_t memory = (uint64_t)j->call->common.memory_bytes;
-    const bool is_streamed = memory ? memory < resident_now() + gguf_bytes(j->base) + MODEL_BYTES
+    const uint64_t layer = layer_stream_bytes(j->base, j->recipe.context ? j->recipe.context : CONTEXT);
+    const bool is_streamed = memory ? memory < resident_now() + gguf_bytes(j->base) + MODEL_BYTES && layer < gguf_bytes(j->base)
                                     : (j->recipe.method == RECIPE_GPTQ || j->recipe.method == RECIPE_GPTQ_AWQ) &&
                                           gguf_bytes(j->base) > WHOLE_BYTES;
-    if ((e = check_memory(j, "calibrate", is_streamed ? layer_stream_bytes(j->base, j->recipe.context ? j->recipe.context : CONTEXT)
-                                                       : gguf_bytes(j->base))))
+    if ((e = check_memory(j, "calibrate", is_streamed ? layer : gguf_bytes(j->base))))
         return fail(j, e);
     progress_open(&progress, j->call, "calibrate", "tokens", 0);
     const struct calibrate_options o = {
@@ -189,6 +190,17 @@ static int show_pruning(void *context)
     struct progress *p = context;
     progress_update(p, p->done + 1, NULL);
     return 0;
+}
+
+/* What pruning will refuse is said before the text runs that the profile is made of. */
+static int check_pruning(struct job *j)
+{
+    const bool has_text = j->texts.count > 0;
+    if (!recipe_prunes(&j->recipe.prune))
+        return CLI_DONE;
+    const enum err e = prune_choose_check(&j->recipe.prune, j->base, j->recipe.profile[0] || has_text, has_text,
+                                          (uint64_t)j->call->common.memory_bytes, &j->fault);
+    return e ? fail(j, e) : CLI_DONE;
 }
 
 /* The pruned base takes the place of the base in everything that follows but the plan's name of it. */
@@ -440,6 +452,8 @@ static int quantize(struct cli_call *call)
         goto out;
     }
     if ((status = cli_engine_open(call, &j->engine)) != CLI_DONE)
+        goto out;
+    if ((status = check_pruning(j)) != CLI_DONE)
         goto out;
     if (j->settings->rotate && (status = rotate(j)) != CLI_DONE)
         goto out;

@@ -326,10 +326,41 @@ static enum err choose_layers(const struct choosing *c)
 
 /* ---- the whole ---- */
 
+static bool is_recovered(const struct recipe_prune *want, const struct prune_shape *s, const struct prune_kept *k)
+{
+    return want->is_recovered && (k->heads < s->heads || k->ffn < s->ffn);
+}
+
+static uint32_t way_of(const struct recipe_prune *want, bool has_profile, bool has_text)
+{
+    return want->by ? want->by : has_profile ? RECIPE_WANDA : has_text ? RECIPE_OUTPUT : RECIPE_MAGNITUDE;
+}
+
+/* Widths, and what choosing by `by` and recovering take of *memory. */
+static enum err weigh(const struct recipe_prune *want, const struct gguf *base, uint32_t by, struct prune_shape *shape,
+                      struct prune_kept *kept, uint64_t *memory, struct fault *f)
+{
+    enum err e = prune_shape_read(base, shape, f);
+    if (!e)
+        e = prune_choose_widths(want, shape, kept, f);
+    if (e)
+        return e;
+    const uint32_t models = by != RECIPE_OUTPUT ? 0 : want->layers > 0 ? 2 : 1;
+    return prune_memory_fit(base, shape, models, is_recovered(want, shape, kept), memory, f);
+}
+
+enum err prune_choose_check(const struct recipe_prune *want, const struct gguf *base, bool has_profile, bool has_text,
+                            uint64_t memory_bytes, struct fault *f)
+{
+    struct prune_shape shape;
+    struct prune_kept kept;
+    return weigh(want, base, way_of(want, has_profile, has_text), &shape, &kept, &memory_bytes, f);
+}
+
 static enum err settle(struct choosing *c)
 {
     const struct prune_choose_options *o = c->options;
-    c->by = o->want->by ? o->want->by : o->profile ? RECIPE_WANDA : o->texts ? RECIPE_OUTPUT : RECIPE_MAGNITUDE;
+    c->by = way_of(o->want, o->profile, o->texts > 0);
     if (c->by == RECIPE_WANDA && !o->profile)
         return fault_set(c->fault, ERR_ARGUMENT, "prune by wanda: expected a profile or calibration text");
     if ((c->by == RECIPE_OUTPUT || o->want->is_recovered) && o->texts == 0)
@@ -365,17 +396,12 @@ enum err prune_choose(const struct prune_choose_options *options, struct prune *
     enum err e = settle(&c);
     if (e || (e = prune_source_open(&source, &c.source, f)))
         return e;
-    if ((e = prune_shape_read(prune_source_gguf(c.source), &shape, f)) ||
-        (e = prune_choose_widths(options->want, &shape, &c.kept, f)))
-        goto out;
-    const bool is_recovered = options->want->is_recovered && (c.kept.heads < shape.heads || c.kept.ffn < shape.ffn);
-    const uint32_t models = c.by != RECIPE_OUTPUT ? 0 : options->want->layers > 0 ? 2 : 1;
-    if ((e = prune_memory_fit(prune_source_gguf(c.source), &shape, models, is_recovered, &c.memory, f)) ||
+    if ((e = weigh(options->want, prune_source_gguf(c.source), c.by, &shape, &c.kept, &c.memory, f)) ||
         (e = prune_open(&shape, &c.p)))
         goto out;
     if ((e = choose_layers(&c)) || (e = choose_parts(&c)))
         goto out;
-    c.p->is_recovered = is_recovered;
+    c.p->is_recovered = is_recovered(options->want, &shape, &c.kept);
     c.p->tokens = c.p->is_recovered ? options->tokens : 0;
     set_mask(&c);
     e = prune_check(c.p, NULL);

@@ -31,6 +31,12 @@ struct prune_choose_options {
  * no profile or no text where one is needed), ERR_CANCELLED, ERR_MEMORY. */
 NODISCARD enum err prune_choose(const struct prune_choose_options *options, struct prune **out, struct fault *f);
 
+/* What prune_choose and the recovery behind it will refuse of this base and this much memory (0: no limit), said before
+ * the text runs that the profile is made of. has_profile: there is one, or will be. Errors: ERR_UNSUPPORTED,
+ * ERR_FORMAT, ERR_ARGUMENT. */
+NODISCARD enum err prune_choose_check(const struct recipe_prune *want, const struct gguf *base, bool has_profile,
+                                      bool has_text, uint64_t memory_bytes, struct fault *f);
+
 /* How much stays of each kind. Errors: ERR_ARGUMENT. */
 NODISCARD enum err prune_choose_widths(const struct recipe_prune *want, const struct prune_shape *shape,
                                        struct prune_kept *out, struct fault *f);

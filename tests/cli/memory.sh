@@ -4,7 +4,7 @@
 set -u
 tare=$1 model=$2 text=$3
 [ -r "$model" ] || { echo "skipped: $model is absent"; exit 77; }
-bad=0
+bad=0 what=
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 mib=$((1 << 20))
@@ -26,14 +26,14 @@ keeps() {
     fi
 }
 
-# refuses MIB OPTIONS...: one line that says how much it takes, and nothing written
+# refuses MIB OPTIONS...: one line (with what="..." of that) that says how much it takes, and nothing written
 refuses() {
     local cap=$1
     shift
     rm -f "$scratch"/*
     "$tare" quantize "$model" -o "$scratch/o.gguf" --quiet --memory "${cap}M" "$@" >"$scratch/out" 2>&1
     local status=$?
-    if [ $status -eq 0 ] || [ "$(wc -l <"$scratch/out")" -ne 1 ] || ! grep -q 'MiB is needed' "$scratch/out"; then
+    if [ $status -eq 0 ] || [ "$(wc -l <"$scratch/out")" -ne 1 ] || ! grep -q "$what.*MiB is needed" "$scratch/out"; then
         echo "FAIL: --memory ${cap}M $*: status $status, $(cat "$scratch/out")"
         bad=1
     fi
@@ -41,7 +41,8 @@ refuses() {
 }
 
 "$tare" calibrate "$model" -o "$scratch.profile" --quiet --text "$text" --window 64 >/dev/null || exit 1
-trap 'rm -rf "$scratch" "$scratch.profile"' EXIT
+trap 'rm -rf "$scratch" "$scratch.profile" "$scratch.short"' EXIT
+printf 'too short' >"$scratch.short" # for a window: said by who reads it first
 keeps 48 --type q4_k --method rtn
 keeps 48 --type q4_k --method search --profile "$scratch.profile"
 keeps 48 --bpw 4.5 --method awq --profile "$scratch.profile"
@@ -54,6 +55,8 @@ keeps 160 --type q4_k --method awq --profile "$scratch.profile" --prune 20% --pr
 refuses 2 --type q4_k --method rtn
 refuses 24 --type q4_k --method rtn --prune 20% --prune-by magnitude
 refuses 100 --type q4_k --method rtn --prune 20% --prune-by output --profile "$scratch.profile" --text "$text"
+what='to prune' refuses 40 --type q4_k --prune 20% --recover --text "$scratch.short"
+what='to prune' refuses 48 --type q4_k --prune 20% --prune-by output --text "$scratch.short"
 refuses 24 --type q4_k --method gptq --profile "$scratch.profile" --text "$text"
 refuses 24 --type q4_k --text "$text"
 refuses 48 --type q4_k --method rtn --eval-text "$text"
