@@ -76,8 +76,9 @@ void serve_finish(struct serve *s, struct serve_request *r, enum err error, cons
     struct serve_ask ask = r->ask;
     leave_server(r);
     free_request(s, r);
-    s->hooks.finished(s->hooks.context, &cost);
-    if (cost.is_trial && error != ERR_CANCELLED && error != ERR_ARGUMENT)
+    if (s->hooks.finished)
+        s->hooks.finished(s->hooks.context, &cost);
+    if (s->hooks.trial_answered && cost.is_trial && error != ERR_CANCELLED && error != ERR_ARGUMENT)
         s->hooks.trial_answered(s->hooks.context, error == ERR_NONE);
     free(copy);
     ask.end(ask.context, error, why, reason, &cost.usage);
@@ -180,7 +181,7 @@ enum err serve_submit(struct serve *s, const struct serve_ask *ask, struct serve
     r->ask.stop = r->copies[1];
     r->ask.variables = r->copies[2];
     r->id = ++s->ids;
-    r->is_sampled = ask->form != SERVE_INPUTS && s->hooks.is_sampled(s->hooks.context);
+    r->is_sampled = ask->form != SERVE_INPUTS && s->hooks.is_sampled && s->hooks.is_sampled(s->hooks.context);
     r->from_us = serve_now_us();
     struct serve_request **p = &s->requests;
     while (*p)

@@ -37,6 +37,7 @@ struct serve_cost {
     enum err error;
 };
 
+/* NULL: nothing is done, and is_sampled and trial_crashed say no. */
 struct serve_hooks {
     void *context;
     void (*trial_ready)(void *context);

@@ -71,7 +71,7 @@ static void on_token(struct serve *s, struct serve_request *r, const struct wire
         uint64_t now = serve_now_us();
         if (!r->first_us)
             r->first_us = now;
-        else
+        else if (s->hooks.token)
             s->hooks.token(s->hooks.context, now - r->last_us);
         r->last_us = now;
     }
@@ -117,12 +117,12 @@ static void on_message(void *context, struct worker *w, const struct wire *m)
             s->hooks.served(s->hooks.context, plugin);
         bool on_trial = v->role == TRIAL;
         serve_dispatch(s);
-        if (on_trial)
+        if (on_trial && s->hooks.trial_ready)
             s->hooks.trial_ready(s->hooks.context);
         return;
     }
     if (m->kind == WIRE_STATS) {
-        if (v->role == MAIN)
+        if (v->role == MAIN && s->hooks.stats)
             s->hooks.stats(s->hooks.context, m);
         return;
     }
@@ -170,7 +170,8 @@ static void on_ended(void *context, struct worker *w, enum worker_end end, const
     v->worker = NULL;
     v->is_ready = false;
     v->crashes++;
-    s->hooks.crashed(s->hooks.context, text);
+    if (s->hooks.crashed)
+        s->hooks.crashed(s->hooks.context, text);
     /* What it was answering waits again, at its place in the order, or ends if it seems to be the cause. */
     for (struct serve_request *r = s->requests, *next; r; r = next) {
         next = r->next;
@@ -186,7 +187,7 @@ static void on_ended(void *context, struct worker *w, enum worker_end end, const
     enum role role = v->role;
     bool again = role == MAIN;
     if (role == TRIAL) {
-        again = s->hooks.trial_crashed(s->hooks.context, by_force, text);
+        again = s->hooks.trial_crashed && s->hooks.trial_crashed(s->hooks.context, by_force, text);
         if (serve_find(s, TRIAL) != v) { /* untrial was called inside */
             serve_dispatch(s);
             return;

@@ -1,57 +1,16 @@
-/* gguf_writer.c: the streaming writer. The header is composed in memory, compared when a kept file is to
- * be resumed, and the data goes straight to the file. */
+/* gguf_writer.c: the streaming writer's metadata, and the header composed of it. The file is in
+ * gguf_writer_file.c. */
+#include "model/gguf_writer_parts.h"
+
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "hal/block.h"
-#include "model/gguf.h"
 
-struct entry {
-    char *key;
-    uint32_t kind;
-    uint8_t *bytes; /* the value as in the file, after its kind */
-    size_t size;
-};
-
-struct header {
-    char name[GGUF_NAME_BYTES];
-    uint32_t type;
-    uint32_t dims;
-    uint64_t shape[GGUF_DIMS];
-    uint64_t offset; /* from the start of the data */
-    uint64_t bytes;
-};
-
-struct gguf_writer {
-    char *path;
-    char *part;
-    uint32_t alignment;
-    struct entry *entry;
-    size_t entries, entries_room;
-    struct header *tensor;
-    size_t tensors, tensors_room;
-    int fd; /* -1 until begin */
-    bool keeps;
-    bool is_committed;
-    uint64_t data_start;
-    size_t current;   /* tensor being appended */
-    uint64_t written; /* of it */
-    char reason[GGUF_REASON_BYTES];
-};
-
-struct bytes {
-    uint8_t *at;
-    size_t used, room;
-    bool failed;
-};
-
-static void put(struct bytes *b, const void *data, size_t size)
+static void put(struct gguf_writer_bytes *b, const void *data, size_t size)
 {
     if (b->failed || size == 0)
         return;
@@ -69,23 +28,23 @@ static void put(struct bytes *b, const void *data, size_t size)
     b->used += size;
 }
 
-static void put_u32(struct bytes *b, uint32_t x)
+static void put_u32(struct gguf_writer_bytes *b, uint32_t x)
 {
     put(b, &x, sizeof x);
 }
 
-static void put_u64(struct bytes *b, uint64_t x)
+static void put_u64(struct gguf_writer_bytes *b, uint64_t x)
 {
     put(b, &x, sizeof x);
 }
 
-static void put_string(struct bytes *b, const char *text, size_t size)
+static void put_string(struct gguf_writer_bytes *b, const char *text, size_t size)
 {
     put_u64(b, size);
     put(b, text, size);
 }
 
-static enum err fail(struct gguf_writer *w, enum err e, const char *what)
+enum err gguf_writer_fail(struct gguf_writer *w, enum err e, const char *what)
 {
     const size_t length = strlen(w->part);
     snprintf(w->reason, sizeof w->reason, "%s: %s%s%s", length > 60 ? w->part + length - 60 : w->part, what,
@@ -151,7 +110,7 @@ void gguf_writer_keep(struct gguf_writer *w)
 
 /* Takes value->at in any case. */
 static enum err set(struct gguf_writer *w, const char *key, size_t key_bytes, uint32_t kind,
-                    struct bytes *value)
+                    struct gguf_writer_bytes *value)
 {
     enum err e = ERR_MEMORY;
     char *name = NULL;
@@ -171,7 +130,7 @@ static enum err set(struct gguf_writer *w, const char *key, size_t key_bytes, ui
         }
     if (w->entries == w->entries_room) {
         const size_t room = w->entries_room * 2 + 32;
-        struct entry *entry = realloc(w->entry, room * sizeof *entry);
+        struct gguf_writer_entry *entry = realloc(w->entry, room * sizeof *entry);
         if (!entry)
             goto out;
         w->entry = entry;
@@ -180,17 +139,17 @@ static enum err set(struct gguf_writer *w, const char *key, size_t key_bytes, ui
     name = strndup(key, key_bytes);
     if (!name)
         goto out;
-    w->entry[w->entries++] = (struct entry){name, kind, value->at, value->used};
+    w->entry[w->entries++] = (struct gguf_writer_entry){name, kind, value->at, value->used};
     return ERR_NONE;
 out:
     free(value->at);
-    return fail(w, e, e == ERR_MEMORY ? "no memory for metadata" : "a key came too late or is too long");
+    return gguf_writer_fail(w, e, e == ERR_MEMORY ? "no memory for metadata" : "a key came too late or is too long");
 }
 
 static enum err set_plain(struct gguf_writer *w, const char *key, uint32_t kind, const void *data,
                           size_t size)
 {
-    struct bytes value = {0};
+    struct gguf_writer_bytes value = {0};
     put(&value, data, size);
     return set(w, key, strlen(key), kind, &value);
 }
@@ -218,7 +177,7 @@ enum err gguf_writer_bool(struct gguf_writer *w, const char *key, bool value)
 
 enum err gguf_writer_string(struct gguf_writer *w, const char *key, const char *text, size_t bytes)
 {
-    struct bytes value = {0};
+    struct gguf_writer_bytes value = {0};
     put_string(&value, text, bytes);
     return set(w, key, strlen(key), GGUF_STRING, &value);
 }
@@ -228,8 +187,8 @@ enum err gguf_writer_array(struct gguf_writer *w, const char *key, uint32_t kind
 {
     static const uint8_t sizes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
     if (kind > GGUF_F64 || sizes[kind] == 0 || count > GGUF_ARRAY_MAX)
-        return fail(w, ERR_ARGUMENT, "an array of strings or arrays, or too long");
-    struct bytes value = {0};
+        return gguf_writer_fail(w, ERR_ARGUMENT, "an array of strings or arrays, or too long");
+    struct gguf_writer_bytes value = {0};
     put_u32(&value, kind);
     put_u64(&value, count);
     put(&value, elements, (size_t)count * sizes[kind]);
@@ -240,8 +199,8 @@ enum err gguf_writer_strings(struct gguf_writer *w, const char *key, const struc
                              uint64_t count)
 {
     if (count > GGUF_ARRAY_MAX)
-        return fail(w, ERR_ARGUMENT, "an array too long");
-    struct bytes value = {0};
+        return gguf_writer_fail(w, ERR_ARGUMENT, "an array too long");
+    struct gguf_writer_bytes value = {0};
     put_u32(&value, GGUF_STRING);
     put_u64(&value, count);
     for (uint64_t i = 0; i < count; i++)
@@ -251,7 +210,7 @@ enum err gguf_writer_strings(struct gguf_writer *w, const char *key, const struc
 
 enum err gguf_writer_copy(struct gguf_writer *w, const struct gguf_value *v)
 {
-    struct bytes value = {0};
+    struct gguf_writer_bytes value = {0};
     if (v->kind == GGUF_ARRAY) {
         put_u32(&value, v->element);
         put_u64(&value, v->count);
@@ -286,7 +245,7 @@ void gguf_writer_remove(struct gguf_writer *w, const char *key)
         }
 }
 
-static uint64_t padded(const struct gguf_writer *w, uint64_t bytes)
+uint64_t gguf_writer_padded(const struct gguf_writer *w, uint64_t bytes)
 {
     return (bytes + w->alignment - 1) / w->alignment * w->alignment;
 }
@@ -294,14 +253,14 @@ static uint64_t padded(const struct gguf_writer *w, uint64_t bytes)
 enum err gguf_writer_tensor(struct gguf_writer *w, const char *name, uint32_t type, uint32_t dims,
                             const uint64_t *shape)
 {
-    struct header t = {.type = type, .dims = dims};
+    struct gguf_writer_tensor t = {.type = type, .dims = dims};
     const size_t length = strlen(name);
     if (w->fd >= 0 || length == 0 || length >= sizeof t.name || dims < 1 || dims > GGUF_DIMS ||
         w->tensors >= GGUF_TENSORS_MAX || shape[0] > UINT32_MAX)
-        return fail(w, ERR_ARGUMENT, "a tensor came too late, or its name or shape is not allowed");
+        return gguf_writer_fail(w, ERR_ARGUMENT, "a tensor came too late, or its name or shape is not allowed");
     for (size_t i = 0; i < w->tensors; i++)
         if (strcmp(w->tensor[i].name, name) == 0)
-            return fail(w, ERR_ARGUMENT, "a tensor is there twice");
+            return gguf_writer_fail(w, ERR_ARGUMENT, "a tensor is there twice");
     memcpy(t.name, name, length);
     t.bytes = block_row_bytes(type, (uint32_t)shape[0]);
     for (uint32_t i = 0; i < dims; i++) {
@@ -310,16 +269,16 @@ enum err gguf_writer_tensor(struct gguf_writer *w, const char *name, uint32_t ty
             t.bytes = 0;
     }
     if (t.bytes == 0)
-        return fail(w, ERR_ARGUMENT, "a tensor is empty or its rows are not whole blocks");
+        return gguf_writer_fail(w, ERR_ARGUMENT, "a tensor is empty or its rows are not whole blocks");
     if (w->tensors) {
-        const struct header *last = &w->tensor[w->tensors - 1];
-        t.offset = padded(w, last->offset + last->bytes);
+        const struct gguf_writer_tensor *last = &w->tensor[w->tensors - 1];
+        t.offset = gguf_writer_padded(w, last->offset + last->bytes);
     }
     if (w->tensors == w->tensors_room) {
         const size_t room = w->tensors_room * 2 + 64;
-        struct header *tensor = realloc(w->tensor, room * sizeof *tensor);
+        struct gguf_writer_tensor *tensor = realloc(w->tensor, room * sizeof *tensor);
         if (!tensor)
-            return fail(w, ERR_MEMORY, "no memory for tensors");
+            return gguf_writer_fail(w, ERR_MEMORY, "no memory for tensors");
         w->tensor = tensor;
         w->tensors_room = room;
     }
@@ -327,20 +286,20 @@ enum err gguf_writer_tensor(struct gguf_writer *w, const char *name, uint32_t ty
     return ERR_NONE;
 }
 
-static void compose(const struct gguf_writer *w, struct bytes *b)
+void gguf_writer_compose(const struct gguf_writer *w, struct gguf_writer_bytes *b)
 {
     put(b, "GGUF", 4);
     put_u32(b, 3);
     put_u64(b, w->tensors);
     put_u64(b, w->entries);
     for (size_t i = 0; i < w->entries; i++) {
-        const struct entry *entry = &w->entry[i];
+        const struct gguf_writer_entry *entry = &w->entry[i];
         put_string(b, entry->key, strlen(entry->key));
         put_u32(b, entry->kind);
         put(b, entry->bytes, entry->size);
     }
     for (size_t i = 0; i < w->tensors; i++) {
-        const struct header *t = &w->tensor[i];
+        const struct gguf_writer_tensor *t = &w->tensor[i];
         put_string(b, t->name, strlen(t->name));
         put_u32(b, t->dims);
         for (uint32_t d = 0; d < t->dims; d++)
@@ -349,161 +308,9 @@ static void compose(const struct gguf_writer *w, struct bytes *b)
         put_u64(b, t->offset);
     }
     static const uint8_t zeros[64];
-    for (uint64_t rest = padded(w, b->used) - b->used; rest > 0 && !b->failed;) {
+    for (uint64_t rest = gguf_writer_padded(w, b->used) - b->used; rest > 0 && !b->failed;) {
         const size_t n = rest < sizeof zeros ? (size_t)rest : sizeof zeros;
         put(b, zeros, n);
         rest -= n;
     }
-}
-
-static enum err write_all(struct gguf_writer *w, const void *data, size_t size)
-{
-    const uint8_t *p = data;
-    while (size > 0) {
-        const ssize_t n = write(w->fd, p, size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return fail(w, ERR_IO, "write");
-        p += n;
-        size -= (size_t)n;
-    }
-    return ERR_NONE;
-}
-
-/* The kept file must begin with our header and hold all of the tensors to be used again. */
-static enum err resume(struct gguf_writer *w, const struct bytes *b, uint32_t tensors)
-{
-    if (tensors > w->tensors)
-        return fail(w, ERR_ARGUMENT, "more tensors to resume than announced");
-    const struct header *last = &w->tensor[tensors - 1];
-    const uint64_t end = tensors < w->tensors ? w->tensor[tensors].offset : last->offset + last->bytes;
-    struct stat status;
-    if (fstat(w->fd, &status) != 0)
-        return fail(w, ERR_IO, "stat");
-    if (status.st_size < 0 || (uint64_t)status.st_size < b->used + last->offset + last->bytes)
-        return fail(w, ERR_MISMATCH, "the kept file is shorter than what is to be resumed");
-    uint8_t piece[4096];
-    for (size_t at = 0; at < b->used;) {
-        const size_t n = b->used - at < sizeof piece ? b->used - at : sizeof piece;
-        const ssize_t got = pread(w->fd, piece, n, (off_t)at);
-        if (got <= 0)
-            return fail(w, ERR_IO, "read");
-        if (memcmp(piece, b->at + at, (size_t)got) != 0)
-            return fail(w, ERR_MISMATCH, "the kept file is of another plan");
-        at += (size_t)got;
-    }
-    const off_t position = (off_t)(b->used + end);
-    if (ftruncate(w->fd, position) != 0 || lseek(w->fd, position, SEEK_SET) != position)
-        return fail(w, ERR_IO, "truncate");
-    w->current = tensors;
-    return ERR_NONE;
-}
-
-enum err gguf_writer_begin(struct gguf_writer *w, uint32_t resume_tensors)
-{
-    if (w->fd >= 0)
-        return fail(w, ERR_ARGUMENT, "already begun");
-    struct bytes b = {0};
-    compose(w, &b);
-    enum err e = ERR_NONE;
-    if (b.failed) {
-        e = fail(w, ERR_MEMORY, "no memory for the header");
-        goto out;
-    }
-    w->data_start = b.used;
-    w->fd = open(w->part, O_RDWR | O_CLOEXEC | O_CREAT | (resume_tensors ? 0 : O_TRUNC), 0644);
-    if (w->fd < 0) {
-        e = fail(w, ERR_IO, "open");
-        goto out;
-    }
-    e = resume_tensors ? resume(w, &b, resume_tensors) : write_all(w, b.at, b.used);
-    if (e && resume_tensors) { /* not ours: leave it as it is, a begin from 0 may follow */
-        close(w->fd);
-        w->fd = -1;
-    }
-out:
-    free(b.at);
-    return e;
-}
-
-static enum err pad(struct gguf_writer *w, uint64_t bytes)
-{
-    static const uint8_t zeros[4096];
-    enum err e = ERR_NONE;
-    while (bytes > 0 && !e) {
-        const size_t n = bytes < sizeof zeros ? (size_t)bytes : sizeof zeros;
-        e = write_all(w, zeros, n);
-        bytes -= n;
-    }
-    return e;
-}
-
-enum err gguf_writer_append(struct gguf_writer *w, const void *data, size_t bytes)
-{
-    if (w->fd < 0 || w->current >= w->tensors || bytes > w->tensor[w->current].bytes - w->written)
-        return fail(w, ERR_ARGUMENT, "more tensor data than announced");
-    const struct header *t = &w->tensor[w->current];
-    enum err e = write_all(w, data, bytes);
-    if (e)
-        return e;
-    w->written += bytes;
-    if (w->written < t->bytes)
-        return ERR_NONE;
-    w->current++;
-    w->written = 0;
-    return pad(w, padded(w, t->offset + t->bytes) - t->offset - t->bytes);
-}
-
-enum err gguf_writer_string_late(struct gguf_writer *w, const char *key, const char *text, size_t bytes)
-{
-    struct bytes b = {0};
-    struct entry *entry = NULL;
-    for (size_t i = 0; i < w->entries; i++)
-        if (strcmp(w->entry[i].key, key) == 0 && w->entry[i].kind == GGUF_STRING)
-            entry = &w->entry[i];
-    if (w->fd < 0 || !entry || entry->size != sizeof(uint64_t) + bytes)
-        return fail(w, ERR_ARGUMENT, "a late value of another length, or of no key");
-    memcpy(entry->bytes + sizeof(uint64_t), text, bytes);
-    compose(w, &b);
-    enum err e = b.failed ? fail(w, ERR_MEMORY, "no memory for the header") : ERR_NONE;
-    if (!e && pwrite(w->fd, b.at, b.used, 0) != (ssize_t)b.used)
-        e = fail(w, ERR_IO, "write");
-    free(b.at);
-    return e;
-}
-
-enum err gguf_writer_sync(struct gguf_writer *w)
-{
-    if (w->fd < 0)
-        return fail(w, ERR_ARGUMENT, "not begun");
-    return fdatasync(w->fd) == 0 ? ERR_NONE : fail(w, ERR_IO, "sync");
-}
-
-/* A rename is durable once its folder is. */
-static enum err sync_folder(struct gguf_writer *w)
-{
-    const char *slash = strrchr(w->path, '/');
-    char *folder = slash ? strndup(w->path, slash == w->path ? 1 : (size_t)(slash - w->path))
-                         : strdup(".");
-    if (!folder)
-        return fail(w, ERR_MEMORY, "no memory");
-    const int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    free(folder);
-    const int failed = fd < 0 || fsync(fd) != 0;
-    if (fd >= 0)
-        close(fd);
-    return failed ? fail(w, ERR_IO, "sync the folder") : ERR_NONE;
-}
-
-enum err gguf_writer_commit(struct gguf_writer *w)
-{
-    if (w->fd < 0 || w->current != w->tensors)
-        return fail(w, ERR_ARGUMENT, "tensor data is missing");
-    if (fsync(w->fd) != 0)
-        return fail(w, ERR_IO, "sync");
-    if (rename(w->part, w->path) != 0)
-        return fail(w, ERR_IO, "rename");
-    w->is_committed = true;
-    return sync_folder(w);
 }

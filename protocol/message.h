@@ -114,8 +114,7 @@ struct message_birth {
     uint64_t time_ms;     /* Unix, 0 when the clock is not set */
 };
 
-NODISCARD enum err message_birth_encode(const struct message_birth *m, uint8_t *out,
-                                        size_t capacity, size_t *size);
+NODISCARD enum err message_birth_encode(const struct message_birth *m, uint8_t *out, size_t capacity, size_t *size);
 NODISCARD enum err message_birth_decode(const uint8_t *bytes, size_t size, struct message_birth *m);
 
 struct message_death {
@@ -123,8 +122,7 @@ struct message_death {
     char reason[MESSAGE_TEXT_MAX]; /* empty: the connection was lost */
 };
 
-NODISCARD enum err message_death_encode(const struct message_death *m, uint8_t *out,
-                                        size_t capacity, size_t *size);
+NODISCARD enum err message_death_encode(const struct message_death *m, uint8_t *out, size_t capacity, size_t *size);
 NODISCARD enum err message_death_decode(const uint8_t *bytes, size_t size, struct message_death *m);
 
 /* ---- requests, answers, acks, commands ---- */
@@ -140,8 +138,7 @@ struct message_request {
 
 NODISCARD enum err message_request_encode(const struct message_request *m, uint8_t *out,
                                           size_t capacity, size_t *size);
-NODISCARD enum err message_request_decode(const uint8_t *bytes, size_t size,
-                                          struct message_request *m);
+NODISCARD enum err message_request_decode(const uint8_t *bytes, size_t size, struct message_request *m);
 
 enum message_standing {
     MESSAGE_PENDING = 1,  /* known, not yet approved */
@@ -157,10 +154,8 @@ struct message_answer {
     uint64_t newest_plan; /* version of the plan wanted for this device; 0: none */
 };
 
-NODISCARD enum err message_answer_encode(const struct message_answer *m, uint8_t *out,
-                                         size_t capacity, size_t *size);
-NODISCARD enum err message_answer_decode(const uint8_t *bytes, size_t size,
-                                         struct message_answer *m);
+NODISCARD enum err message_answer_encode(const struct message_answer *m, uint8_t *out, size_t capacity, size_t *size);
+NODISCARD enum err message_answer_decode(const uint8_t *bytes, size_t size, struct message_answer *m);
 
 /* Reliable streams of a device, each numbered from 1 within an epoch of its outbox. */
 enum message_stream {
@@ -178,8 +173,7 @@ struct message_ack {
     uint64_t time_ms;
 };
 
-NODISCARD enum err message_ack_encode(const struct message_ack *m, uint8_t *out, size_t capacity,
-                                      size_t *size);
+NODISCARD enum err message_ack_encode(const struct message_ack *m, uint8_t *out, size_t capacity, size_t *size);
 NODISCARD enum err message_ack_decode(const uint8_t *bytes, size_t size, struct message_ack *m);
 
 enum message_verb {
@@ -202,8 +196,7 @@ struct message_command {
 
 NODISCARD enum err message_command_encode(const struct message_command *m, uint8_t *out,
                                           size_t capacity, size_t *size);
-NODISCARD enum err message_command_decode(const uint8_t *bytes, size_t size,
-                                          struct message_command *m);
+NODISCARD enum err message_command_decode(const uint8_t *bytes, size_t size, struct message_command *m);
 
 /* ---- plan ---- */
 
@@ -287,8 +280,7 @@ struct message_plan {
     struct message_watch watch;
 };
 
-NODISCARD enum err message_plan_encode(const struct message_plan *m, uint8_t *out, size_t capacity,
-                                       size_t *size);
+NODISCARD enum err message_plan_encode(const struct message_plan *m, uint8_t *out, size_t capacity, size_t *size);
 NODISCARD enum err message_plan_decode(const uint8_t *bytes, size_t size, struct message_plan *m);
 
 /* ---- job state report ---- */
@@ -327,8 +319,7 @@ struct message_job {
     uint64_t time_ms;
 };
 
-NODISCARD enum err message_job_encode(const struct message_job *m, uint8_t *out, size_t capacity,
-                                      size_t *size);
+NODISCARD enum err message_job_encode(const struct message_job *m, uint8_t *out, size_t capacity, size_t *size);
 NODISCARD enum err message_job_decode(const uint8_t *bytes, size_t size, struct message_job *m);
 
 /* ---- telemetry ---- */
@@ -402,10 +393,8 @@ struct message_record {
 };
 
 /* One record by itself: what the device's store keeps. */
-NODISCARD enum err message_record_encode(const struct message_record *m, uint8_t *out,
-                                         size_t capacity, size_t *size);
-NODISCARD enum err message_record_decode(const uint8_t *bytes, size_t size,
-                                         struct message_record *m);
+NODISCARD enum err message_record_encode(const struct message_record *m, uint8_t *out, size_t capacity, size_t *size);
+NODISCARD enum err message_record_decode(const uint8_t *bytes, size_t size, struct message_record *m);
 
 /* Record i of a batch has sequence number first + i. */
 struct message_batch {
@@ -416,10 +405,8 @@ struct message_batch {
     uint32_t records_max; /* of the array, for decode */
 };
 
-/* decode checks that each record is well formed CBOR; message_record_decode judges what is in it.
- */
-NODISCARD enum err message_batch_encode(const struct message_batch *m, uint8_t *out,
-                                        size_t capacity, size_t *size);
+/* decode checks that each record is well formed CBOR; message_record_decode judges what is in it. */
+NODISCARD enum err message_batch_encode(const struct message_batch *m, uint8_t *out, size_t capacity, size_t *size);
 NODISCARD enum err message_batch_decode(const uint8_t *bytes, size_t size, struct message_batch *m);
 
 /* ---- benchmarks ---- */
@@ -439,8 +426,7 @@ struct message_benchmark {
 
 NODISCARD enum err message_benchmark_encode(const struct message_benchmark *m, uint8_t *out,
                                             size_t capacity, size_t *size);
-NODISCARD enum err message_benchmark_decode(const uint8_t *bytes, size_t size,
-                                            struct message_benchmark *m);
+NODISCARD enum err message_benchmark_decode(const uint8_t *bytes, size_t size, struct message_benchmark *m);
 
 /* One row as llama-bench prints it. */
 struct message_row {
@@ -472,10 +458,8 @@ struct message_result {
     uint64_t time_ms;
 };
 
-NODISCARD enum err message_result_encode(const struct message_result *m, uint8_t *out,
-                                         size_t capacity, size_t *size);
-NODISCARD enum err message_result_decode(const uint8_t *bytes, size_t size,
-                                         struct message_result *m);
+NODISCARD enum err message_result_encode(const struct message_result *m, uint8_t *out, size_t capacity, size_t *size);
+NODISCARD enum err message_result_decode(const uint8_t *bytes, size_t size, struct message_result *m);
 
 /* ---- calibration statistics ---- */
 
@@ -505,8 +489,7 @@ struct message_sums {
     uint32_t sums;
 };
 
-NODISCARD enum err message_sums_encode(const struct message_sums *m, uint8_t *out, size_t capacity,
-                                       size_t *size);
+NODISCARD enum err message_sums_encode(const struct message_sums *m, uint8_t *out, size_t capacity, size_t *size);
 NODISCARD enum err message_sums_decode(const uint8_t *bytes, size_t size, struct message_sums *m);
 /* F32 values of a blob of them, one by one: blobs are not aligned. i < size / 4. */
 float message_blob_f32(const struct message_blob *blob, uint32_t i);

@@ -26,37 +26,6 @@ static uint8_t models;
 static uint32_t tells;
 static unsigned long long requests, cached, crashes;
 
-static void hook_nothing(void *context)
-{
-    (void)context;
-}
-
-static void hook_answered(void *context, bool is_good)
-{
-    (void)context;
-    (void)is_good;
-}
-
-static bool hook_crashed(void *context, bool by_force, const char *why)
-{
-    (void)context;
-    (void)by_force;
-    (void)why;
-    return false;
-}
-
-static bool hook_sampled(void *context)
-{
-    (void)context;
-    return false;
-}
-
-static void hook_token(void *context, uint64_t us)
-{
-    (void)context;
-    (void)us;
-}
-
 static void hook_finished(void *context, const struct serve_cost *c)
 {
     (void)context;
@@ -66,12 +35,6 @@ static void hook_finished(void *context, const struct serve_cost *c)
         printf("finished %s %u\n", err_name(c->error), c->usage.made);
         fflush(stdout);
     }
-}
-
-static void hook_stats(void *context, const struct wire *m)
-{
-    (void)context;
-    (void)m;
 }
 
 static void hook_down(void *context, const char *why)
@@ -164,14 +127,7 @@ static bool set(struct settings *s, const char *argument)
 
 int main(int argc, char **argv)
 {
-    static const struct serve_hooks hooks = {.trial_ready = hook_nothing,
-                                             .trial_answered = hook_answered,
-                                             .trial_crashed = hook_crashed,
-                                             .is_sampled = hook_sampled,
-                                             .token = hook_token,
-                                             .finished = hook_finished,
-                                             .stats = hook_stats,
-                                             .crashed = hook_down};
+    static const struct serve_hooks hooks = {.finished = hook_finished, .crashed = hook_down};
     struct settings s = {.listen_address = "127.0.0.1", .hang_s = 120, .sequences = 4, .context = 512, .queue = 64,
                          .keep = 4};
     struct openai *openai = NULL;

@@ -47,34 +47,10 @@ static bool hook_crashed(void *context, bool by_force, const char *why)
     return p.restarts_trial;
 }
 
-static bool hook_sampled(void *context)
-{
-    (void)context;
-    return false;
-}
-
-static void hook_token(void *context, uint64_t us)
-{
-    (void)context;
-    (void)us;
-}
-
 static void hook_finished(void *context, const struct serve_cost *c)
 {
     (void)context;
     p.finished += c->error == ERR_NONE;
-}
-
-static void hook_stats(void *context, const struct wire *m)
-{
-    (void)context;
-    (void)m;
-}
-
-static void hook_down(void *context, const char *why)
-{
-    (void)context;
-    (void)why;
 }
 
 static void begin(void)
@@ -82,11 +58,7 @@ static void begin(void)
     static const struct serve_hooks hooks = {.trial_ready = hook_ready,
                                              .trial_answered = hook_answered,
                                              .trial_crashed = hook_crashed,
-                                             .is_sampled = hook_sampled,
-                                             .token = hook_token,
-                                             .finished = hook_finished,
-                                             .stats = hook_stats,
-                                             .crashed = hook_down};
+                                             .finished = hook_finished};
     memset(&p, 0, sizeof p);
     fixture_open(&p.f);
     CU_ASSERT_FATAL(serve_open(p.f.loop, &p.f.settings, &hooks, &p.serve) == ERR_NONE);
