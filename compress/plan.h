@@ -36,8 +36,13 @@ struct plan_tensor {
     bool is_fallback;   /* the row did not divide into a block of the wanted type */
 };
 
+/* What the wire form means, to the last byte of the variant: raised with every change of its keys and of a byte that an
+ * encoder writes (tests/plugins/encode_golden.h). Plans of another number are refused; predicted digests and
+ * checkpoints of another are not used again. 2: Q3_K is searched in whole numbers. */
+enum { PLAN_SCHEMA = 2 };
+
 /* Keys of the wire form that an agent reads without the rest. */
-enum { PLAN_KEY_CACHE = 7, PLAN_KEY_ACTIVATIONS = 8 };
+enum { PLAN_KEY_SCHEMA = 0, PLAN_KEY_CACHE = 7, PLAN_KEY_ACTIVATIONS = 8 };
 
 struct plan {
     char name[RECIPE_NAME_MAX]; /* of the recipe */

@@ -9,7 +9,7 @@
 
 /* Keys of the map, ascending; a field that is empty or 0 is left out. */
 enum key {
-    SCHEMA = 0,
+    SCHEMA = PLAN_KEY_SCHEMA,
     NAME = 1,
     BASE = 2,
     BASE_BYTES = 3,
@@ -26,7 +26,7 @@ enum key {
     SCHEME_KEY = 14
 };
 
-enum { SCHEMA_NOW = 1, FIELDS = 7, SCHEME_FIELDS = 6, WEIGHTED = 1, FALLBACK = 2 };
+enum { FIELDS = 7, SCHEME_FIELDS = 6, WEIGHTED = 1, FALLBACK = 2 };
 
 static void put_digest(struct cbor_writer *w, enum key key, const char *hex)
 {
@@ -105,7 +105,7 @@ enum err plan_encode(const struct plan *p, uint8_t *out, size_t capacity, size_t
     cbor_writer_init(&w, out, capacity);
     cbor_write_map(&w, count_keys(p));
     cbor_write_key(&w, SCHEMA);
-    cbor_write_u64(&w, SCHEMA_NOW);
+    cbor_write_u64(&w, PLAN_SCHEMA);
     if (p->name[0]) {
         cbor_write_key(&w, NAME);
         cbor_write_string(&w, p->name);
@@ -248,7 +248,7 @@ static enum err get_field(struct cbor_reader *r, int64_t key, struct plan *p)
     switch (key) {
     case SCHEMA:
         e = get_small(r, 0, UINT32_MAX, &schema);
-        return e ? e : schema == SCHEMA_NOW ? ERR_NONE : ERR_VERSION;
+        return e ? e : schema == PLAN_SCHEMA ? ERR_NONE : ERR_VERSION;
     case NAME:
         e = cbor_read_text_into(r, p->name, sizeof p->name);
         return e ? e : p->name[0] ? ERR_NONE : ERR_FORMAT;
@@ -309,8 +309,11 @@ enum err plan_decode(const uint8_t *in, size_t bytes, struct plan **out, struct 
         e = cbor_finish(&r);
     if (!e && (!has_schema || p->tensors == 0 || !agrees_with_scheme(p)))
         e = ERR_FORMAT;
-    if (e) {
+    if (e == ERR_VERSION)
+        fault_set(f, e, "plan: of another schema than %d: made by another version of Tare", PLAN_SCHEMA);
+    else if (e)
         fault_set(f, e, "plan: cannot be read near field %lld: %s", (long long)key, err_name(e));
+    if (e) {
         plan_close(p);
         return e;
     }

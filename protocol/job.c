@@ -101,7 +101,7 @@ static const struct code codes[] = {
     {JOB_REJECT_STALE, 1, "reject-stale", "the plan is not newer than the one held: a replay"},
     {JOB_REJECT_EXPIRED, 1, "reject-expired", "the plan has expired"},
     {JOB_REJECT_CRITICAL, 1, "reject-critical", "the plan has a critical field unknown here"},
-    {JOB_REJECT_VERSION, 1, "reject-version", "the plan needs a newer agent"},
+    {JOB_REJECT_VERSION, 1, "reject-version", "plan and agent are of different versions"},
     {JOB_REJECT_PLUGIN, 1, "reject-plugin",
      "the plan needs a plugin that is not here or was refused"},
     {JOB_REJECT_METHOD, 1, "reject-method",

@@ -1,6 +1,6 @@
 /* encode_golden.h: the bytes of encode, pinned: input that every architecture makes alike, and the
- * hashes of what comes out. They change only together with scalar_encode.h and scalar_search.c, and
- * every plan's digest with them. */
+ * hashes of what comes out. They change only together with scalar_encode.h and scalar_search*.c,
+ * every plan's digest with them, and PLAN_SCHEMA (compress/plan.h) must then be raised. */
 #ifndef ENCODE_GOLDEN_H
 #define ENCODE_GOLDEN_H
 
