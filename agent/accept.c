@@ -6,7 +6,6 @@
 
 #include "agent/agent.h"
 #include "compress/plan.h"
-#include "protocol/cbor.h"
 #include "protocol/envelope.h"
 #include "protocol/keys.h"
 #include "protocol/minisign.h"
@@ -142,27 +141,15 @@ static uint32_t judge_plugin(const struct accept_device *d, const struct message
     return JOB_REJECT_PLUGIN;
 }
 
-/* Would the bytes be the ones that the plan predicts? What does not parse is left to the worker, who says where. */
-static uint32_t judge_schema(const struct message_plan *plan, char *why, uint32_t why_bytes)
-{
-    struct cbor_reader r;
-    uint64_t pairs, schema;
-    int64_t key;
-    cbor_reader_init(&r, plan->derivation.at, plan->derivation.size);
-    if (!plan->derivation.size || cbor_enter_map(&r, &pairs) || cbor_next_key(&r, &key) || key != PLAN_KEY_SCHEMA ||
-        cbor_read_u64(&r, &schema) || schema == PLAN_SCHEMA)
-        return JOB_OK;
-    snprintf(why, why_bytes, "the plan derives by schema %llu, this agent by %d: update the older one",
-             (unsigned long long)schema, PLAN_SCHEMA);
-    return JOB_REJECT_VERSION;
-}
-
 uint32_t accept_judge(const struct accept_device *d, const struct message_plan *plan, char *why, uint32_t why_bytes)
 {
     why[0] = 0;
-    uint32_t code = judge_schema(plan, why, why_bytes);
-    if (!code)
-        code = judge_plugin(d, plan, why, why_bytes);
+    if (d->schema && d->schema != PLAN_SCHEMA) {
+        snprintf(why, why_bytes, "the plan derives by schema %u, this agent by %d: update the older one", d->schema,
+                 PLAN_SCHEMA);
+        return JOB_REJECT_VERSION;
+    }
+    uint32_t code = judge_plugin(d, plan, why, why_bytes);
     if (code)
         return code;
     if (plan->base.bytes == 0 || is_zero(plan->base.digest, 32)) {

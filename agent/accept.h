@@ -32,6 +32,7 @@ struct accept_device {
     const struct message_birth *birth; /* of this start: plugins; NULL before the probe */
     const char *forced_plugin;         /* of the settings, or "" */
     uint64_t disk_free_bytes;          /* UINT64_MAX: unknown */
+    uint32_t schema;                   /* of the plan's derivation (slots_setting); 0: not said */
 };
 
 /* Reads the minisign public key files of the settings, and the root document: it must be for this fleet, signed

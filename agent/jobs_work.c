@@ -2,6 +2,7 @@
 #include "agent/jobs_parts.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -93,6 +94,18 @@ static uint64_t room_for(struct jobs *j)
     return left;
 }
 
+/* By which schema the plan derives; 0: it does not say, and the worker that reads the rest will. */
+static uint32_t schema_of(struct jobs *j)
+{
+    struct slots_setting setting = {0};
+    uint8_t *payload = NULL;
+    size_t bytes;
+    if (jobs_payload(j, &payload, &bytes) == ERR_NONE)
+        slots_setting(payload, bytes, &setting);
+    free(payload);
+    return setting.schema;
+}
+
 static void judge(struct jobs *j)
 {
     const struct settings *s = j->options.settings;
@@ -113,7 +126,8 @@ static void judge(struct jobs *j)
                                    .now_ms = j->options.hooks.now_ms(j->options.hooks.context),
                                    .birth = j->birth,
                                    .forced_plugin = s->plugin,
-                                   .disk_free_bytes = left};
+                                   .disk_free_bytes = left,
+                                   .schema = schema_of(j)};
     uint32_t code = accept_judge(&device, &j->plan, why, sizeof why);
     struct jobs_step step = {.event = JOB_EVENT_ACCEPT, .code = code, .reason = why};
     if (code == JOB_DEFER_WINDOW)

@@ -121,12 +121,14 @@ void slots_setting(const uint8_t *payload, size_t payload_bytes, struct slots_se
         cbor_reader_init(&r, plan->derivation.at, plan->derivation.size);
         e = cbor_enter_map(&r, &pairs);
         while (!e && (e = cbor_next_key(&r, &key)) == ERR_NONE) {
-            if (key != PLAN_KEY_CACHE && key != PLAN_KEY_ACTIVATIONS) {
+            uint32_t *field = key == PLAN_KEY_SCHEMA        ? &out->schema
+                              : key == PLAN_KEY_CACHE       ? &out->cache_type
+                              : key == PLAN_KEY_ACTIVATIONS ? &out->activation_bits
+                                                            : NULL;
+            if (!field)
                 e = cbor_skip(&r);
-                continue;
-            }
-            if (!(e = cbor_read_u64(&r, &value)))
-                *(key == PLAN_KEY_CACHE ? &out->cache_type : &out->activation_bits) = (uint32_t)value;
+            else if (!(e = cbor_read_u64(&r, &value)))
+                *field = (uint32_t)value;
         }
     }
     free(plan);

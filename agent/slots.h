@@ -14,8 +14,9 @@
 
 enum { SLOTS_PATH = 768, SLOTS_NONE = 2 };
 
-/* What a plan's derivation says of how its variant answers. */
+/* What a plan's derivation says of how its variant is made and answers. */
 struct slots_setting {
+    uint32_t schema;          /* PLAN_SCHEMA of who made it; 0: not said */
     uint32_t cache_type;      /* enum hal_type; 0: not said */
     uint32_t activation_bits; /* 0: not said */
 };

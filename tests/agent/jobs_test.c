@@ -8,6 +8,7 @@
 
 #include "agent/jobs.h"
 #include "agent_fixture.h"
+#include "compress/plan.h"
 #include "protocol/envelope.h"
 
 /* One agent's job with the others played by the test. */
@@ -397,22 +398,29 @@ static void test_judged(void)
     CU_ASSERT_EQUAL(offer(&plan), JOB_OK);
     CU_ASSERT_EQUAL(jobs_state(p.jobs), JOB_REJECTED);
     CU_ASSERT_EQUAL(last_report().code, JOB_REJECT_PLUGIN);
+    /* made by a version whose encoders write other bytes */
+    const uint8_t other_schema[] = {0xa1, PLAN_KEY_SCHEMA, PLAN_SCHEMA + 1};
     fixture_plan(&p.f, 2, &plan);
+    plan.derivation = (struct message_blob){other_schema, sizeof other_schema};
+    CU_ASSERT_EQUAL(offer(&plan), JOB_OK);
+    CU_ASSERT_EQUAL(jobs_state(p.jobs), JOB_REJECTED);
+    CU_ASSERT_EQUAL(last_report().code, JOB_REJECT_VERSION);
+    fixture_plan(&p.f, 3, &plan);
     plan.not_before_ms = hook_now(NULL) + 1200;
     CU_ASSERT_EQUAL(offer(&plan), JOB_OK);
     CU_ASSERT_EQUAL(jobs_state(p.jobs), JOB_DEFERRED);
     CU_ASSERT(reaches(JOB_COMMITTED));
     /* an expired one is told once and changes nothing */
-    fixture_plan(&p.f, 3, &plan);
+    fixture_plan(&p.f, 4, &plan);
     plan.not_after_ms = 1000;
     uint32_t posts = p.posts;
     CU_ASSERT_EQUAL(offer(&plan), JOB_REJECT_EXPIRED);
     CU_ASSERT_EQUAL(offer(&plan), JOB_REJECT_EXPIRED);
     CU_ASSERT_EQUAL(p.posts, posts + 1);
     CU_ASSERT_EQUAL(jobs_state(p.jobs), JOB_COMMITTED);
-    CU_ASSERT_EQUAL(jobs_newest_plan(p.jobs), 2);
+    CU_ASSERT_EQUAL(jobs_newest_plan(p.jobs), 3);
     struct message_job m = last_report();
-    CU_ASSERT(m.state == JOB_REJECTED && m.code == JOB_REJECT_EXPIRED && m.plan_version == 3);
+    CU_ASSERT(m.state == JOB_REJECTED && m.code == JOB_REJECT_EXPIRED && m.plan_version == 4);
     end();
 }
 
