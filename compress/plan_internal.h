@@ -19,6 +19,11 @@ NODISCARD enum err plan_allocate(struct plan *p, const struct gguf *base,
                                  const struct plan_errors *errors, const bool *is_free,
                                  uint64_t types, uint64_t limit_bytes, struct fault *f);
 
+/* Set every scale of errors: by role (plan_role_scale), and where the energies tell how much of the residual stream
+ * each layer writes, by the tensor's part in that. energy[t]: of one token's output of tensor t, of the whole table
+ * for token_embd.weight; 0 or NAN: not known. Deterministic: sums, products and quotients only. */
+NODISCARD enum err plan_prior(const struct gguf *base, const double *energy, struct plan_errors *errors);
+
 /* Method and weighting that follow from a tensor's type. */
 void plan_settle(struct plan_tensor *t, uint32_t role, const struct profile *profile);
 

@@ -9,7 +9,12 @@
 static const uint32_t measured[] = {HAL_Q2_K, HAL_Q3_K, HAL_IQ4_XS, HAL_IQ4_NL, HAL_Q4_K, HAL_Q5_K,
                                     HAL_Q5_0, HAL_Q5_1, HAL_Q6_K,   HAL_Q8_0,   HAL_F16};
 
-enum { LEVELS = sizeof measured / sizeof *measured, ROWS_AT_ONCE = 32 };
+enum {
+    LEVELS = sizeof measured / sizeof *measured,
+    ROWS_AT_ONCE = 32,
+    PEAK = 128 /* a channel counts for no more than so many average ones in an output: outliers of the first token of
+                  a text would hide all other layers */
+};
 
 struct measuring {
     struct engine *engine;
@@ -18,9 +23,13 @@ struct measuring {
     uint32_t method;
     uint32_t rows_max;
     float *x, *y, *h; /* ROWS_AT_ONCE rows, their decoding, importance */
+    float *input;     /* mean squares of the channels, for the energy of the output */
     uint8_t *blocks;
     double error[LEVELS];
     double energy;
+    double output; /* of the rows that were seen */
+    uint64_t rows;
+    double *outputs; /* of every tensor of the errors */
 };
 
 void plan_errors_close(struct plan_errors *e)
@@ -55,6 +64,8 @@ static enum err measure_strip(struct measuring *m, const struct gguf_tensor *t, 
     if (e)
         return e;
     m->energy += weighted(m->x, NULL, m->h, rows, cols);
+    m->output += weighted(m->x, NULL, m->input, rows, cols);
+    m->rows += rows;
     for (uint32_t l = 0; l < LEVELS; l++) {
         const size_t bytes = rows * block_row_bytes(measured[l], cols);
         if (bytes == 0)
@@ -68,7 +79,18 @@ static enum err measure_strip(struct measuring *m, const struct gguf_tensor *t, 
     return ERR_NONE;
 }
 
-static enum err measure_tensor(struct measuring *m, const struct gguf_tensor *t, double *out)
+static void cap_peaks(struct measuring *m, uint32_t cols)
+{
+    double mean = 0;
+    for (uint32_t c = 0; c < cols; c++)
+        mean += (double)m->h[c];
+    const float most = (float)(PEAK * mean / cols);
+    for (uint32_t c = 0; c < cols; c++)
+        m->input[c] = m->h[c] < most ? m->h[c] : most;
+}
+
+/* output: energy of a token's output, of all rows for an embedding; 0 where the input is not known. */
+static enum err measure_tensor(struct measuring *m, const struct gguf_tensor *t, double *out, double *output)
 {
     const uint32_t cols = (uint32_t)t->shape[0];
     const struct profile_entry *entry = m->profile ? profile_find(m->profile, t->name) : NULL;
@@ -79,7 +101,8 @@ static enum err measure_tensor(struct measuring *m, const struct gguf_tensor *t,
     const uint64_t wanted = m->rows_max ? (m->rows_max + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE : strips;
     const uint64_t step = strips > wanted ? strips / wanted : 1;
     memset(m->error, 0, sizeof m->error);
-    m->energy = 0;
+    m->energy = m->output = 0;
+    m->rows = 0;
     for (uint32_t c = 0; c < cols; c++)
         m->h[c] = 1;
     for (uint64_t s = 0; s < strips; s += step) {
@@ -89,12 +112,15 @@ static enum err measure_tensor(struct measuring *m, const struct gguf_tensor *t,
             rows = slice_rows - row % slice_rows;
         if (is_weighted)
             profile_importance(entry, (uint32_t)(row / slice_rows), m->h);
+        cap_peaks(m, cols);
         enum err e = measure_strip(m, t, row, (uint32_t)rows, is_weighted ? m->h : NULL);
         if (e)
             return e;
     }
     for (uint32_t l = 0; l < LEVELS; l++)
         out[l] = block_row_bytes(measured[l], cols) ? (m->energy > 0 ? m->error[l] / m->energy : 0) : NAN;
+    const bool is_known = is_weighted ? entry->slices == 1 : strcmp(t->name, "token_embd.weight") == 0;
+    *output = is_known && m->rows ? m->output * (double)t->rows / (double)m->rows : 0;
     gguf_drop(m->base, t->data, t->bytes);
     return ERR_NONE;
 }
@@ -111,14 +137,17 @@ static enum err make_room(struct measuring *m, struct plan_errors *out)
     m->x = malloc(ROWS_AT_ONCE * cols * sizeof *m->x);
     m->y = malloc(ROWS_AT_ONCE * cols * sizeof *m->y);
     m->h = malloc(cols * sizeof *m->h);
+    m->input = malloc(cols * sizeof *m->input);
+    m->outputs = calloc(tensors, sizeof *m->outputs);
     m->blocks = malloc(ROWS_AT_ONCE * cols * sizeof(float) + BLOCK_BYTES_MAX);
     out->levels = LEVELS;
     memcpy(out->level, measured, sizeof measured);
     out->name = calloc(tensors, sizeof *out->name);
     out->error = calloc((size_t)tensors * LEVELS, sizeof *out->error);
     out->scale = calloc(tensors, sizeof *out->scale);
-    return m->x && m->y && m->h && m->blocks && out->name && out->error && out->scale ? ERR_NONE
-                                                                                     : ERR_MEMORY;
+    return m->x && m->y && m->h && m->input && m->outputs && m->blocks && out->name && out->error && out->scale
+               ? ERR_NONE
+               : ERR_MEMORY;
 }
 
 enum err plan_errors_measure(const struct gguf *base, const struct profile *profile,
@@ -144,22 +173,24 @@ enum err plan_errors_measure(const struct gguf *base, const struct profile *prof
         if (role == PLAN_FIXED || strlen(t->name) >= PLAN_NAME_MAX)
             continue;
         const uint32_t at = errors->tensors;
-        if ((e = measure_tensor(&m, t, errors->error + (size_t)at * LEVELS))) {
+        if ((e = measure_tensor(&m, t, errors->error + (size_t)at * LEVELS, &m.outputs[at]))) {
             fault_set(f, e, "%s: cannot be measured: %s", t->name, err_name(e));
             goto out;
         }
         strcpy(errors->name[at], t->name);
-        errors->scale[at] = plan_role_scale(role);
         errors->tensors++;
         if (progress && progress(context, i + 1u, gguf_tensors(base))) {
             e = ERR_CANCELLED;
             goto out;
         }
     }
+    e = plan_prior(base, m.outputs, errors);
 out:
     free(m.x);
     free(m.y);
     free(m.h);
+    free(m.input);
+    free(m.outputs);
     free(m.blocks);
     engine_close(own);
     if (e)
