@@ -12,8 +12,9 @@ static const uint32_t measured[] = {HAL_Q2_K, HAL_Q3_K, HAL_IQ4_XS, HAL_IQ4_NL, 
 enum {
     LEVELS = sizeof measured / sizeof *measured,
     ROWS_AT_ONCE = 32,
-    PEAK = 128 /* a channel counts for no more than so many average ones in an output: outliers of the first token of
-                  a text would hide all other layers */
+    PEAK = 128, /* a channel counts for no more than so many average ones in an output: outliers of the first token of
+                   a text would hide all other layers */
+    PEAK_ROUNDS = 16
 };
 
 struct measuring {
@@ -79,12 +80,16 @@ static enum err measure_strip(struct measuring *m, const struct gguf_tensor *t, 
     return ERR_NONE;
 }
 
+/* The mean that a peak is held against is one of capped channels itself. */
 static void cap_peaks(struct measuring *m, uint32_t cols)
 {
-    double mean = 0;
-    for (uint32_t c = 0; c < cols; c++)
-        mean += (double)m->h[c];
-    const float most = (float)(PEAK * mean / cols);
+    float most = INFINITY;
+    for (uint32_t round = 0; round < PEAK_ROUNDS; round++) {
+        double sum = 0;
+        for (uint32_t c = 0; c < cols; c++)
+            sum += (double)(m->h[c] < most ? m->h[c] : most);
+        most = (float)(PEAK * sum / cols);
+    }
     for (uint32_t c = 0; c < cols; c++)
         m->input[c] = m->h[c] < most ? m->h[c] : most;
 }

@@ -154,6 +154,80 @@ static void schemes_travel(void)
     plan_close(p);
 }
 
+/* A profile of inputs that are 1, but for the output of attention of one layer. */
+static struct profile *profile_of(uint32_t layer, double attended, double outlier)
+{
+    struct profile *p = NULL;
+    CU_ASSERT_EQUAL_FATAL(profile_open(&p), ERR_NONE);
+    for (uint32_t i = 0; i < gguf_tensors(base); i++) {
+        const struct gguf_tensor *t = gguf_tensor(base, i);
+        struct profile_entry *entry = NULL;
+        uint32_t at = 0;
+        const uint32_t role = plan_role(base, t->name);
+        if (role == PLAN_FIXED || !plan_block(t->name, &at))
+            continue;
+        CU_ASSERT_EQUAL_FATAL(profile_entry_get(p, t->name, (uint32_t)t->shape[0], 1, &entry), ERR_NONE);
+        entry->count[0] = 1;
+        for (uint32_t c = 0; c < entry->cols; c++)
+            entry->sum2[c] = at == layer && role == PLAN_ATTN_OUT ? attended : 1;
+        if (role == PLAN_FFN_DOWN && at == 0)
+            entry->sum2[3] = outlier;
+    }
+    return p;
+}
+
+static struct plan_errors *errors_by(const struct profile *profile, uint32_t rows)
+{
+    struct plan_errors *errors = NULL;
+    struct engine *engine = NULL;
+    struct fault f = {""};
+    const struct engine_options options = {.plugin = "scalar", .threads = 2};
+    CU_ASSERT_EQUAL_FATAL(engine_open(&options, &engine, NULL), ERR_NONE);
+    CU_ASSERT_EQUAL_FATAL(plan_errors_measure(base, profile, engine, RECIPE_RTN, rows, NULL, NULL, &errors, &f), ERR_NONE);
+    engine_close(engine);
+    return errors;
+}
+
+static double scale(const struct plan_errors *e, const char *name)
+{
+    for (uint32_t t = 0; t < e->tensors; t++)
+        if (strcmp(e->name[t], name) == 0)
+            return e->scale[t];
+    return NAN;
+}
+
+/* What a block writes to the stream decides how much its errors weigh; without a profile its role does. */
+static void blocks_that_write_little_weigh_little(void)
+{
+    static const char *const of_attention[] = {"blk.1.attn_q.weight", "blk.1.attn_k.weight", "blk.1.attn_v.weight",
+                                               "blk.1.attn_output.weight"};
+    struct profile *even = profile_of(1, 1, 1), *quiet = profile_of(1, 1e-4, 1), *peak = profile_of(1, 1, 1e9);
+    struct plan_errors *plain = errors_by(NULL, 32), *a = errors_by(even, 32), *b = errors_by(quiet, 32),
+                       *c = errors_by(peak, 32), *whole = errors_by(even, 0);
+    for (uint32_t t = 0; t < plain->tensors; t++)
+        CU_ASSERT_EQUAL(plain->scale[t], plan_role_scale(plan_role(base, plain->name[t])));
+    for (size_t i = 0; i < sizeof of_attention / sizeof *of_attention; i++) {
+        CU_ASSERT_TRUE(scale(b, of_attention[i]) > 0);
+        CU_ASSERT_TRUE(scale(b, of_attention[i]) < 2e-4 * scale(a, of_attention[i]));
+    }
+    CU_ASSERT_TRUE(scale(b, "blk.1.ffn_down.weight") > scale(a, "blk.1.ffn_down.weight"));
+    CU_ASSERT_EQUAL(scale(b, "blk.0.attn_q.weight"), scale(a, "blk.0.attn_q.weight"));
+    CU_ASSERT_EQUAL(scale(b, "token_embd.weight"), 12); /* the tied head, 256 wide */
+    /* one channel of layer 0, nine orders above the others, must not hide the layers behind it */
+    CU_ASSERT_TRUE(scale(c, "blk.2.ffn_down.weight") < scale(a, "blk.2.ffn_down.weight"));
+    CU_ASSERT_TRUE(scale(c, "blk.2.ffn_down.weight") > 1e-3 * scale(a, "blk.2.ffn_down.weight"));
+    /* rows are a sample */
+    CU_ASSERT_DOUBLE_EQUAL(scale(a, "blk.2.ffn_up.weight") / scale(whole, "blk.2.ffn_up.weight"), 1, 0.2);
+    plan_errors_close(plain);
+    plan_errors_close(a);
+    plan_errors_close(b);
+    plan_errors_close(c);
+    plan_errors_close(whole);
+    profile_close(even);
+    profile_close(quiet);
+    profile_close(peak);
+}
+
 static void bpw_is_met(void)
 {
     static const double targets[] = {2.9, 3.5, 4.5, 5.5, 6.6, 8.5};
@@ -190,4 +264,5 @@ static void bpw_is_met(void)
 
 RUN_SUITE("plan", {"base_opens", base_opens}, {"modes_differ", modes_differ},
           {"rules_and_fallbacks", rules_and_fallbacks}, {"devices_limit", devices_limit},
-          {"wire_returns", wire_returns}, {"schemes_travel", schemes_travel}, {"bpw_is_met", bpw_is_met})
+          {"wire_returns", wire_returns}, {"schemes_travel", schemes_travel}, 
+          {"blocks_that_write_little_weigh_little", blocks_that_write_little_weigh_little}, {"bpw_is_met", bpw_is_met})
