@@ -44,7 +44,7 @@ const struct cli_option quantize_options[] = {
      .help = "beyond it the result stays OUT.gguf.refused, status 1: kld_mean, worst_kld_mean, dppl_percent, top1, ..."},
     {.name = "sensitivity", .kind = CLI_CHOICE, .choices = "names|leave-one-out",
      .offset = offsetof(struct quantize_settings, sensitivity),
-     .help = "what a tensor's error does to the whole: by its name, or measured on --text (--bpw and modes); a recipe's key too"},
+     .help = "what a tensor's error does to the whole: by its name and the profile, or measured on --text (--bpw, modes); also in recipes"},
     {.name = "seed", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 9e15,
      .offset = offsetof(struct quantize_settings, seed),
      .help = "which windows of texts longer than --tokens are taken, 0: the first; signs of --rotate"},

@@ -70,13 +70,13 @@ struct plan_errors {
     uint32_t level[PLAN_LEVELS_MAX]; /* enum hal_type */
     char (*name)[PLAN_NAME_MAX];
     double *error; /* [tensors, levels] sum of h (w - q)^2 over sum of h w^2; NAN where not legal */
-    double *scale; /* [tensors] KLD per unit of error: measured, or the prior of the tensor's role */
+    double *scale; /* [tensors] KLD per unit of error, up to a factor: measured, or a prior */
 };
 
 typedef int plan_progress_fn(void *context, uint64_t done, uint64_t total);
 
 /* Measure on sampled rows (at most rows_max of each tensor, evenly spread; 0: all) through an engine;
- * profile may be NULL (all columns equal). engine NULL: the best one of this machine. */
+ * profile may be NULL (all columns equal; then scales go by role alone). engine NULL: the best one of this machine. */
 NODISCARD enum err plan_errors_measure(const struct gguf *base, const struct profile *profile,
                                        struct engine *engine, uint32_t method, uint32_t rows_max,
                                        plan_progress_fn *progress, void *context,
@@ -138,8 +138,8 @@ enum plan_role {
 
 uint32_t plan_role(const struct gguf *base, const char *name);
 
-/* Prior of the role: how much a unit of relative output error of such a tensor adds to the KLD of the
- * whole, relative to ffn_up; fitted by leave-one-out on small llama models. */
+/* Prior of the role, where no profile tells more: how much a unit of relative output error of such a tensor adds to
+ * the KLD of the whole, relative to ffn_up; fitted by leave-one-out on one small llama model. */
 double plan_role_scale(uint32_t role);
 
 /* Of a name "blk.N.rest": rest, and the layer N; NULL: another name. */

@@ -10,7 +10,8 @@
  *       type: q6_k
  *       method: search
  *   calibration: {profile: FILE | HEX, texts: [FILE, {language: en, file: FILE}], tokens: 16384, context: 512}
- *   sensitivity: names        # or leave-one-out: bpw and modes go by what quantising each tensor does to the texts
+ *   sensitivity: names        # bpw goes by roles and what the profile says of layers; or leave-one-out: bpw and modes by what
+ *                             # quantising each tensor does to the texts
  *   cache: f16                # q8_0, q4_0
  *   activations: 8            # 8: the dynamic rounding of the plugins; 16, 4: simulated on F32 weights
  *   seed: 1
