@@ -225,6 +225,17 @@ static void linears(struct forward *f, const struct hal_mat *x, const struct hal
             f->error = f->e->ops.add(f->e->dev, y[i], &w[i]->bias);
 }
 
+void forward_show(struct forward *f, const struct hal_mat *x, const struct weights_linear *w)
+{
+    if (!forward_runs(f) || !f->seen || !f->observer.stream)
+        return;
+    f->error = f->e->ops.mat_get(f->e->dev, x, 0, x->rows, f->seen, (size_t)x->rows * x->cols * sizeof(float));
+    if (!f->error)
+        f->observer.stream(f->observer.context, w->name, f->seen, x->rows, x->cols);
+    if (!f->error && f->observer.is_enough)
+        f->is_over = f->observer.is_enough(f->observer.context);
+}
+
 void forward_linear(struct forward *f, const struct hal_mat *y, const struct hal_mat *x,
                     const struct weights_linear *w)
 {

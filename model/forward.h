@@ -89,6 +89,8 @@ void forward_linear3(struct forward *f, const struct hal_mat *x, const struct ha
                      const struct weights_linear *w0, const struct hal_mat *y1,
                      const struct weights_linear *w1, const struct hal_mat *y2,
                      const struct weights_linear *w2);
+/* For the observer: the stream x behind what this linear added to it. */
+void forward_show(struct forward *f, const struct hal_mat *x, const struct weights_linear *w);
 void forward_rotate(struct forward *f, const struct hal_mat *x, const struct forward_rope *r);
 /* Store k and v (NULL: part of k) in the layer's cache, then y = attention of q over what each row sees;
  * spans of the geometry are filled here. */

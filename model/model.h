@@ -161,7 +161,9 @@ struct model_observer {
     void (*linear)(void *context, const char *tensor, uint32_t part, const float *x, uint32_t rows,
                    uint32_t cols);
     void *context;
-    /* Asked before a linear that was reported is computed; true: the step ends there. NULL: never. */
+    /* The stream [rows, cols] behind what `tensor` added to it (llama, qwen2, qwen3: attn_output, ffn_down); or NULL. */
+    void (*stream)(void *context, const char *tensor, const float *x, uint32_t rows, uint32_t cols);
+    /* Asked before a linear that was reported is computed, and behind stream; true: the step ends there. NULL: never. */
     bool (*is_enough)(void *context);
 };
 

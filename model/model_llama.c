@@ -99,10 +99,12 @@ static void llama_step(struct forward *f, void *family)
         forward_attend(f, i, &d->a, &d->q, &d->k, &d->v, geometry);
         forward_linear(f, &d->h, &d->a, &l->o);
         forward_add(f, &d->x, &d->h);
+        forward_show(f, &d->x, &l->o);
         if (i + 1 == f->info.layers)
             forward_keep_outputs(f, &d->x, &d->h);
         forward_rmsnorm(f, &d->h, &d->x, &l->ffn_norm, d->eps);
         decoder_feed(f, d, &(struct decoder_ffn){&l->gate, &l->up, &l->down, NULL, HAL_SILU});
+        forward_show(f, &d->x, &l->down);
     }
     if (!forward_leave(f, &d->x))
         forward_rmsnorm(f, &f->hidden, &d->x, &d->norm.w, d->eps);
