@@ -44,6 +44,8 @@ void hessian_close(struct hessian *h)
         return;
     free(h->sum[0]);
     free(h->sum[1]);
+    free(h->square[0]);
+    free(h->square[1]);
     free(h->panel);
     free(h);
 }
@@ -87,6 +89,30 @@ enum err hessian_add(struct hessian *h, uint32_t sample, const float *x, uint32_
     }
     h->rows[sample] += rows;
     return e;
+}
+
+enum err hessian_split(struct hessian *h, uint32_t cols)
+{
+    const uint32_t n = h->cols, tail = n - cols;
+    for (uint32_t s = 0; s < 2; s++) {
+        float *m = h->sum[s];
+        const float scale = (float)(1 / (h->rows[s] > 0 ? h->rows[s] : 1));
+        if (!(h->square[s] = malloc(((size_t)tail + 1) * sizeof *m)))
+            return ERR_MEMORY;
+        for (uint32_t i = 0; i < tail; i++)
+            h->square[s][i] = scale * m[(size_t)(cols + i) * n + cols + i];
+        for (uint32_t i = 0; i < n; i++)
+            memmove(m + (size_t)i * cols, m + (size_t)i * n, (i < cols ? i + 1 : cols) * sizeof *m);
+        float *less = realloc(m, (size_t)n * cols * sizeof *m);
+        h->sum[s] = less ? less : m;
+        h->cross[s] = h->sum[s] + (size_t)cols * cols;
+        for (size_t i = 0; i < (size_t)tail * cols; i++)
+            h->cross[s][i] *= scale;
+    }
+    h->cols = cols;
+    free(h->panel);
+    h->panel = NULL;
+    return ERR_NONE;
 }
 
 void hessian_finish(struct hessian *h)
@@ -235,7 +261,7 @@ enum err hessian_factor(const float *m, uint32_t cols, double damp, double *work
 {
     struct factoring f = {.a = work, .n = cols};
     enum err e = factor(&f, m, damp, threads);
-    for (uint32_t j = 0; !e && j < cols; j++)
+    for (uint32_t j = 0; !e && t && j < cols; j++)
         for (uint32_t k = 0; k < cols; k++)
             t[(size_t)j * cols + k] =
                 j < k ? (float)(work[(size_t)j * cols + k] / work[(size_t)k * cols + k]) : 0;

@@ -20,6 +20,9 @@ struct hessian {
     double rows[2];  /* of activations, per sample */
     float *sum[2];   /* [cols, cols] */
     float *panel;    /* room of hessian_add; NULL when there is none */
+    /* behind hessian_split, per sample; else NULL */
+    float *cross[2];  /* [tail, cols] within sum: mean of d x^T */
+    float *square[2]; /* [tail]: mean of d d */
 };
 
 /* Bytes of one struct for cols, both samples. */
@@ -32,6 +35,10 @@ void hessian_close(struct hessian *h); /* NULL is allowed */
 NODISCARD enum err hessian_add(struct hessian *h, uint32_t sample, const float *x, uint32_t rows,
                                uint32_t threads);
 
+/* Where [x d] was added in the place of x: d, what is behind the first `cols` columns, goes into cross and square, and H
+ * is that of x. Before hessian_finish. Errors: ERR_MEMORY. */
+NODISCARD enum err hessian_split(struct hessian *h, uint32_t cols);
+
 /* Mirror the triangle and divide by the rows: means. Columns without energy (below 1e-8 of the mean) get
  * the mean on the diagonal and 0 elsewhere, so that they give no feedback. */
 void hessian_finish(struct hessian *h);
@@ -41,7 +48,7 @@ void hessian_permute(const float *m, const uint32_t *order, uint32_t cols, float
 
 /* A = m + damp * mean(diag m) * I = R R^T with R upper triangular, factored from the last index on, in
  * double; then t[j][k] = R[j][k] / R[k][k] for j < k, the unit upper matrix of LDLQ.
- *   m, t [cols, cols] F32; work [cols, cols] double, its upper triangle becomes R
+ *   m, t [cols, cols] F32, t may be NULL; work [cols, cols] double, its upper triangle becomes R
  * Errors: ERR_ARGUMENT when A is not positive definite (t is then undefined). */
 NODISCARD enum err hessian_factor(const float *m, uint32_t cols, double damp, double *work, float *t,
                                   uint32_t threads);

@@ -15,6 +15,7 @@ static enum err take_choice(const struct prune_base_options *o, struct prune **o
         return prune_copy(o->prune, out);
     const struct prune_choose_options choose = {.want = o->want,
                                                 .base_path = o->base_path,
+                                                .beside = o->out_path,
                                                 .profile = o->profile,
                                                 .engine = o->engine,
                                                 .text = o->text,

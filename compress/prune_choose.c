@@ -11,7 +11,7 @@
 #include "hal/engine.h"
 #include "model/gguf.h"
 
-enum { STEP_WIDE = 256, STEP = 32, INPUTS = 2 };
+enum { STEP_WIDE = 256, STEP = 32 };
 
 struct choosing {
     const struct prune_choose_options *options;
@@ -20,7 +20,6 @@ struct choosing {
     struct prune_kept kept;
     uint32_t by; /* enum recipe_importance */
     uint32_t threads;
-    uint64_t memory; /* for Hessians, as prune_memory.h gives it; 0: default */
     struct fault *fault;
 };
 
@@ -225,42 +224,18 @@ static enum err choose_layer(const struct choosing *c, uint32_t layer, struct he
     return e;
 }
 
-/* Some layers share one pass of the text, as many as the memory allows. */
-static uint32_t band_of(const struct choosing *c)
+/* By what its inputs are; the text goes on to the next layer. */
+static enum err choose_by_output(const struct choosing *c, uint32_t layer)
 {
-    const struct prune_shape *s = &c->p->shape;
-    const uint64_t memory = c->memory ? c->memory : 1ull << 30;
-    const uint64_t one = hessian_bytes(s->ffn) + hessian_bytes(s->heads * s->value_dim);
-    uint32_t band = s->layers;
-    while (band > 1 && band * one > memory / 2)
-        band--;
-    return band;
-}
-
-static enum err choose_band(const struct choosing *c, uint32_t first, uint32_t last)
-{
-    char (*name)[64] = malloc((size_t)(last - first) * INPUTS * sizeof *name);
-    struct hessian **h = calloc((size_t)(last - first) * INPUTS, sizeof(struct hessian *));
-    uint32_t count = 0;
-    enum err e = name && h ? ERR_NONE : ERR_MEMORY;
-    for (uint32_t l = first; !e && l < last; l++)
-        if (c->p->layer[l]) {
-            snprintf(name[count++], sizeof *name, "blk.%u.attn_output.weight", l);
-            snprintf(name[count++], sizeof *name, "blk.%u.ffn_down.weight", l);
-        }
-    if (!e && count > 0)
-        e = prune_source_collect(c->source, name, count, h, c->fault);
-    for (uint32_t i = 0; !e && i < count; i++)
+    struct hessian *h[PRUNE_SOURCE_INPUTS] = {NULL};
+    enum err e = c->p->layer[layer] ? prune_source_collect(c->source, h, c->fault)
+                                    : prune_source_advance(c->source, c->fault);
+    for (uint32_t i = 0; !e && i < PRUNE_SOURCE_INPUTS && h[i]; i++)
         hessian_finish(h[i]);
-    for (uint32_t l = first, i = 0; !e && l < last; l++)
-        if (c->p->layer[l]) {
-            e = choose_layer(c, l, h[i], h[i + 1]);
-            i += INPUTS;
-        }
-    for (uint32_t i = 0; h && i < count; i++)
+    if (!e && c->p->layer[layer])
+        e = choose_layer(c, layer, h[0], h[1]);
+    for (uint32_t i = 0; i < PRUNE_SOURCE_INPUTS; i++)
         hessian_close(h[i]);
-    free(h);
-    free(name);
     return e;
 }
 
@@ -270,15 +245,11 @@ static enum err choose_parts(const struct choosing *c)
     enum err e = ERR_NONE;
     if (c->kept.heads == s->heads && c->kept.ffn == s->ffn)
         return e;
-    if (c->by != RECIPE_OUTPUT) {
-        for (uint32_t l = 0; !e && l < s->layers; l++)
-            if (c->p->layer[l])
-                e = choose_layer(c, l, NULL, NULL);
-        return e;
-    }
-    const uint32_t band = band_of(c);
-    for (uint32_t l = 0; !e && l < s->layers; l += band)
-        e = choose_band(c, l, l + band < s->layers ? l + band : s->layers);
+    for (uint32_t l = 0; !e && l < s->layers; l++)
+        if (c->by == RECIPE_OUTPUT)
+            e = choose_by_output(c, l);
+        else if (c->p->layer[l])
+            e = choose_layer(c, l, NULL, NULL);
     return e;
 }
 
@@ -328,7 +299,7 @@ static enum err choose_layers(const struct choosing *c)
 
 static bool is_recovered(const struct recipe_prune *want, const struct prune_shape *s, const struct prune_kept *k)
 {
-    return want->is_recovered && (k->heads < s->heads || k->ffn < s->ffn);
+    return want->is_recovered && (k->heads < s->heads || k->ffn < s->ffn || k->layers < s->layers);
 }
 
 static uint32_t way_of(const struct recipe_prune *want, bool has_profile, bool has_text)
@@ -336,17 +307,20 @@ static uint32_t way_of(const struct recipe_prune *want, bool has_profile, bool h
     return want->by ? want->by : has_profile ? RECIPE_WANDA : has_text ? RECIPE_OUTPUT : RECIPE_MAGNITUDE;
 }
 
-/* Widths, and what choosing by `by` and recovering take of *memory. */
+/* Widths, and whether choosing by `by` and recovering fit into the memory. */
 static enum err weigh(const struct recipe_prune *want, const struct gguf *base, uint32_t by, struct prune_shape *shape,
-                      struct prune_kept *kept, uint64_t *memory, struct fault *f)
+                      struct prune_kept *kept, uint64_t memory, struct fault *f)
 {
     enum err e = prune_shape_read(base, shape, f);
     if (!e)
         e = prune_choose_widths(want, shape, kept, f);
     if (e)
         return e;
-    const uint32_t models = by != RECIPE_OUTPUT ? 0 : want->layers > 0 ? 2 : 1;
-    return prune_memory_fit(base, shape, models, is_recovered(want, shape, kept), memory, f);
+    const struct prune_memory_use use = {
+        .is_tried = by == RECIPE_OUTPUT && kept->layers < shape->layers,
+        .is_collected = by == RECIPE_OUTPUT && (kept->heads < shape->heads || kept->ffn < shape->ffn),
+        .is_recovered = is_recovered(want, shape, kept)};
+    return prune_memory_fit(base, shape, &use, memory, f);
 }
 
 enum err prune_choose_check(const struct recipe_prune *want, const struct gguf *base, bool has_profile, bool has_text,
@@ -354,7 +328,7 @@ enum err prune_choose_check(const struct recipe_prune *want, const struct gguf *
 {
     struct prune_shape shape;
     struct prune_kept kept;
-    return weigh(want, base, way_of(want, has_profile, has_text), &shape, &kept, &memory_bytes, f);
+    return weigh(want, base, way_of(want, has_profile, has_text), &shape, &kept, memory_bytes, f);
 }
 
 static enum err settle(struct choosing *c)
@@ -383,9 +357,10 @@ static void set_mask(struct choosing *c)
 
 enum err prune_choose(const struct prune_choose_options *options, struct prune **out, struct fault *f)
 {
-    struct choosing c = {.options = options, .memory = options->memory_bytes, .fault = f};
+    struct choosing c = {.options = options, .fault = f};
     struct prune_shape shape;
     const struct prune_source_options source = {.base_path = options->base_path,
+                                                .beside = options->beside,
                                                 .engine = options->engine,
                                                 .text = options->text,
                                                 .texts = options->texts,
@@ -396,7 +371,7 @@ enum err prune_choose(const struct prune_choose_options *options, struct prune *
     enum err e = settle(&c);
     if (e || (e = prune_source_open(&source, &c.source, f)))
         return e;
-    if ((e = weigh(options->want, prune_source_gguf(c.source), c.by, &shape, &c.kept, &c.memory, f)) ||
+    if ((e = weigh(options->want, prune_source_gguf(c.source), c.by, &shape, &c.kept, options->memory_bytes, f)) ||
         (e = prune_open(&shape, &c.p)))
         goto out;
     if ((e = choose_layers(&c)) || (e = choose_parts(&c)))

@@ -16,12 +16,13 @@
 struct prune_choose_options {
     const struct recipe_prune *want;
     const char *base_path;
+    const char *beside;            /* a path in whose folder the text may leave something; output error */
     const struct profile *profile; /* wanda, and masks by wanda */
     struct engine *engine;
     const struct calibrate_text *text; /* output error */
     uint32_t texts;
     uint64_t tokens;       /* 0: default */
-    uint64_t memory_bytes; /* for second moments, 0: 1 GiB; decides how many layers share a pass of the text */
+    uint64_t memory_bytes; /* 0: no limit */
     uint32_t threads;
     int (*progress)(void *context); /* now and then; non-zero: ERR_CANCELLED */
     void *progress_context;

@@ -16,7 +16,7 @@
 #include "protocol/cbor.h"
 #include "protocol/hex.h"
 
-#define RECOVERY "layer after layer" /* a file that was recovered another way is made anew */
+#define RECOVERY "towards the base" /* a file that was recovered another way is made anew */
 
 enum { PATH_BYTES = 4096, WIRE_BYTES = 1 << 18, TELL_BYTES = 8 << 20, DROP_BYTES = 8 << 20 };
 
@@ -294,7 +294,8 @@ static enum err open_source(const struct prune_file_options *o, const char *work
     if (o->texts == 0)
         return fault_set(f, ERR_ARGUMENT, "prune with recovery: expected calibration text");
     const struct prune_source_options options = {.base_path = o->base_path,
-                                                 .work_path = work,
+                                                 .beside = work,
+                                                 .is_copied = true,
                                                  .engine = o->engine,
                                                  .text = o->text,
                                                  .texts = o->texts,
@@ -333,8 +334,8 @@ enum err prune_file_make(const struct prune_file_options *options, struct prune_
         e = fault_set(f, ERR_MISMATCH, "%s: the pruning is for other widths", options->base_path);
         goto out;
     }
-    uint64_t memory = options->memory_bytes;
-    if ((e = prune_memory_fit(base, &shape, 0, c.p->is_recovered, &memory, c.fault)))
+    const struct prune_memory_use use = {.is_recovered = c.p->is_recovered};
+    if ((e = prune_memory_fit(base, &shape, &use, options->memory_bytes, c.fault)))
         goto out;
     if (c.p->is_recovered) {
         if ((e = open_source(options, work, &source, c.fault)) ||

@@ -25,12 +25,12 @@ struct prune_file_options {
     void *progress_context;
 };
 
-/* What a recovery was worth, per linear that lost columns. */
+/* What a recovery was worth, per linear that lost columns or stands behind something that was cut. */
 struct prune_file_result {
     bool is_reused;     /* an earlier run's file was of the same base, choice and texts */
-    uint32_t linears;   /* that lost columns */
+    uint32_t linears;
     uint32_t recovered; /* of them; the others were better off as they were */
-    double before, after; /* mean relative output error on held-out text */
+    double before, after; /* mean relative error of the stream behind them on held-out text */
 };
 
 /* Write OUT, or leave it when it is there and of the same id. result may be NULL. Not resumable inside.

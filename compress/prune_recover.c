@@ -9,7 +9,7 @@
 #include "hal/block.h"
 #include "model/gguf.h"
 
-enum { INPUTS = 2, TOKENS_LEAST = 4 };
+enum { TOKENS_LEAST = 4 };
 
 struct recover {
     struct prune_source *source;
@@ -17,14 +17,10 @@ struct recover {
     uint32_t threads;
     struct prune_file_result *result;
     struct fault *fault;
+    bool is_behind; /* something was cut: the stream is no longer the base's */
 };
 
-struct input {
-    const char *part;
-    uint32_t axis;
-};
-
-static const struct input inputs[INPUTS] = {{"attn_output", PRUNE_OUT}, {"ffn_down", PRUNE_FFN}};
+static const uint32_t axes[PRUNE_SOURCE_INPUTS] = {PRUNE_OUT, PRUNE_FFN};
 
 static bool is_float(uint32_t type)
 {
@@ -32,7 +28,8 @@ static bool is_float(uint32_t type)
     return t && t->codes == 0;
 }
 
-/* One linear: its columns that go become 0, the others take over. Too few rows in h: only the first. */
+/* One linear: its columns that go become 0, the others take over, and all make up for what the stream lacks. Too few
+ * rows in h: only the first. */
 static enum err recover_linear(struct recover *r, const char *name, uint32_t layer, uint32_t axis, struct hessian *h)
 {
     const struct gguf_tensor *t = gguf_tensor_find(prune_source_gguf(r->source), name);
@@ -71,18 +68,29 @@ out:
     return e;
 }
 
-/* On what the layers before it, as they are now, give. */
+/* The layer before some that go aims at what the base is behind them. */
+static uint32_t next_kept(const struct prune *p, uint32_t layer)
+{
+    do
+        layer++;
+    while (layer < p->shape.layers && !p->layer[layer]);
+    return layer;
+}
+
+/* On what the layers before it, as they are now, give: what was cut, and what stands behind something that was. */
 static enum err recover_layer(struct recover *r, uint32_t layer)
 {
     enum err e = ERR_NONE;
-    for (uint32_t i = 0; !e && i < INPUTS; i++) {
+    for (uint32_t i = 0; !e && i < PRUNE_SOURCE_INPUTS; i++) {
         char name[64];
         struct hessian *h = NULL;
-        snprintf(name, sizeof name, "blk.%u.%s.weight", layer, inputs[i].part);
-        if (prune_axis_kept(r->p, layer, inputs[i].axis, NULL) == prune_axis_length(r->p, inputs[i].axis))
+        snprintf(name, sizeof name, "blk.%u.%s.weight", layer, prune_source_input[i]);
+        r->is_behind = r->is_behind || prune_axis_kept(r->p, layer, axes[i], NULL) < prune_axis_length(r->p, axes[i]) ||
+                       (axes[i] == PRUNE_FFN && next_kept(r->p, layer) > layer + 1);
+        if (!r->is_behind)
             continue;
-        if (!(e = prune_source_look(r->source, name, &h, r->fault)))
-            e = recover_linear(r, name, layer, inputs[i].axis, h);
+        if (!(e = prune_source_look(r->source, i, &h, r->fault)))
+            e = recover_linear(r, name, layer, axes[i], h);
         hessian_close(h);
     }
     return e;
@@ -94,10 +102,12 @@ enum err prune_recover(struct prune_source *source, const struct prune *p, uint3
     struct recover r = {.source = source, .p = p, .threads = threads, .result = result, .fault = f};
     enum err e = ERR_NONE;
     for (uint32_t l = 0; !e && l < p->shape.layers; l++) {
-        if (p->layer[l])
-            e = recover_layer(&r, l);
-        else
+        const uint32_t next = next_kept(p, l);
+        if (!p->layer[l])
             prune_layers_silence(source, l);
+        else if (!(e = prune_source_aim(source, next, f)))
+            e = recover_layer(&r, l);
+        r.is_behind = r.is_behind || !p->layer[l];
         if (!e && l + 1 < p->shape.layers)
             e = prune_source_advance(source, f);
     }

@@ -1,5 +1,6 @@
-/* prune_recover.h: layer by layer, attn_output and ffn_down are solved again for the columns that stay, on
- * what the model with the layers before it already pruned and solved feeds them. */
+/* prune_recover.h: layer by layer, attn_output and ffn_down are solved again for the columns that stay, on what the model
+ * with the layers before it already pruned and solved feeds them, and towards what the base's stream is behind them: so
+ * they also make up for what earlier layers lost, and for layers that go. What was cut is solved, and all behind it. */
 #ifndef PRUNE_RECOVER_H
 #define PRUNE_RECOVER_H
 

@@ -5,11 +5,22 @@
 #include <string.h>
 
 #include "compress/parallel.h"
+#include "compress/tiles.h"
+#include "compress/triangle.h"
 
-enum { SIDES = 8, SAMPLE_ROWS = 64 };
+enum { SAMPLE_ROWS = 64, SIDES_LEAST = 8, CHUNK = 512 }; /* CHUNK: columns of all sides that stay in cache */
+
+/* One source, compiled for each width of vector; lanes are independent sums, so results are equal. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&  \
+    !defined(__SANITIZE_THREAD__)
+#define WIDE __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
+#else
+#define WIDE
+#endif
 
 static const double damps[] = {0.0003, 0.003, 0.03, 0.3};
 static const double damp_greedy = 0.01;
+static const double aim_most = 0.75; /* of what the stream lacks: all of it was worse on held-out text */
 
 enum err prune_solve_gram(const float *w, uint32_t rows, uint32_t cols, uint32_t threads, float *gram)
 {
@@ -22,31 +33,6 @@ enum err prune_solve_gram(const float *w, uint32_t rows, uint32_t cols, uint32_t
             gram[(size_t)i * cols + j] = gram[(size_t)j * cols + i] = h->sum[HESSIAN_TRAIN][(size_t)i * cols + j];
     hessian_close(h);
     return e;
-}
-
-/* R R^T x = b for SIDES right sides at once, interleaved: b[n][SIDES] becomes x. R is upper triangular. */
-static void solve(const double *r, uint32_t n, double *b)
-{
-    for (uint32_t i = n; i-- > 0;) {
-        const double *row = r + (size_t)i * n;
-        double sum[SIDES];
-        for (uint32_t s = 0; s < SIDES; s++)
-            sum[s] = b[(size_t)i * SIDES + s];
-        for (uint32_t j = i + 1; j < n; j++)
-            for (uint32_t s = 0; s < SIDES; s++)
-                sum[s] -= row[j] * b[(size_t)j * SIDES + s];
-        for (uint32_t s = 0; s < SIDES; s++)
-            b[(size_t)i * SIDES + s] = sum[s] / row[i];
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        const double *row = r + (size_t)i * n;
-        double x[SIDES];
-        for (uint32_t s = 0; s < SIDES; s++)
-            x[s] = b[(size_t)i * SIDES + s] /= row[i];
-        for (uint32_t j = i + 1; j < n; j++)
-            for (uint32_t s = 0; s < SIDES; s++)
-                b[(size_t)j * SIDES + s] -= row[j] * x[s];
-    }
 }
 
 /* ---- choosing ---- */
@@ -115,22 +101,16 @@ static void drop_plain(struct greedy *g, uint32_t unit)
 
 static enum err invert_columns(void *context, uint32_t first, uint32_t last)
 {
-    struct greedy *g = context;
+    const struct greedy *g = context;
     const uint32_t n = g->u->cols;
-    double *b = malloc((size_t)n * SIDES * sizeof *b);
-    if (!b)
-        return ERR_MEMORY;
-    for (uint32_t at = first * SIDES; at < last * SIDES && at < n; at += SIDES) {
-        const uint32_t sides = n - at < SIDES ? n - at : SIDES;
-        memset(b, 0, (size_t)n * SIDES * sizeof *b);
+    for (uint32_t at = first; at < last; at += TRIANGLE_SIDES) {
+        double *b = g->a + (size_t)at * n;
+        const uint32_t sides = last - at < TRIANGLE_SIDES ? last - at : TRIANGLE_SIDES;
+        memset(b, 0, (size_t)n * sides * sizeof *b);
         for (uint32_t s = 0; s < sides; s++)
-            b[(size_t)(at + s) * SIDES + s] = 1;
-        solve(g->r, n, b);
-        for (uint32_t s = 0; s < sides; s++)
-            for (uint32_t i = 0; i < n; i++)
-                g->a[(size_t)(at + s) * n + i] = b[(size_t)i * SIDES + s];
+            b[(size_t)s * n + at + s] = 1;
+        triangle_solve(g->r, n, b, sides);
     }
-    free(b);
     return ERR_NONE;
 }
 
@@ -138,12 +118,12 @@ static enum err invert_columns(void *context, uint32_t first, uint32_t last)
 static enum err invert(struct greedy *g, uint32_t threads)
 {
     const uint32_t n = g->u->cols;
-    float *t = malloc((size_t)n * n * sizeof *t);
-    enum err e = t ? hessian_factor(g->h, n, damp_greedy, g->c, t, threads) : ERR_MEMORY;
-    free(t);
+    enum err e = hessian_factor(g->h, n, damp_greedy, g->c, NULL, threads);
     g->r = g->c;
-    if (!e)
-        e = parallel_run(threads, (n + SIDES - 1) / SIDES, 4, invert_columns, g);
+    if (!e) {
+        triangle_mirror(g->c, n);
+        e = parallel_run(threads, n, TRIANGLE_SIDES, invert_columns, g);
+    }
     for (size_t i = 0; !e && i < (size_t)n * n; i++)
         g->c[i] = (double)g->gram[i];
     return e;
@@ -278,72 +258,107 @@ struct recovering {
     uint32_t rows, cols;
     uint32_t stays, goes;
     uint32_t *stay, *go; /* columns */
-    const double *r;     /* factor of the damped H of those that stay */
-    uint32_t step;       /* rows: every step-th one, SIDES at a time */
+    const double *r;     /* factor of the damped H of those that stay, mirrored */
+    double aim;          /* share of what the stream lacks that is made up for */
+    uint32_t step;       /* rows: every step-th one */
     double *error;       /* [rows / step] after, or NULL: write to w */
-    double *plain, *energy;
+    double *plain, *energy; /* once they are known NULL */
 };
 
-/* z = W_P H_PK (H_KK + d I)^-1 of up to SIDES rows, interleaved as [stays][SIDES]. */
-static void take_over(const struct recovering *v, const uint32_t *row, uint32_t sides, double *z)
+/* z [sides, n] += x [sides] y [count] */
+WIDE static void add_product(double *z, uint32_t n, uint32_t sides, const double *x, const double *y, uint32_t count)
 {
-    const float *h = v->h->sum[HESSIAN_TRAIN];
-    memset(z, 0, (size_t)v->stays * SIDES * sizeof *z);
-    for (uint32_t p = 0; p < v->goes; p++) {
-        const float *line = h + (size_t)v->go[p] * v->cols;
-        double x[SIDES] = {0};
-        for (uint32_t s = 0; s < sides; s++)
-            x[s] = (double)v->w[(size_t)row[s] * v->cols + v->go[p]];
-        for (uint32_t k = 0; k < v->stays; k++)
-            for (uint32_t s = 0; s < SIDES; s++)
-                z[(size_t)k * SIDES + s] += x[s] * (double)line[v->stay[k]];
-    }
-    solve(v->r, v->stays, z);
+    for (uint32_t s = 0; s < sides; s++)
+        for (uint32_t k = 0; k < count; k++)
+            z[(size_t)s * n + k] += x[s] * y[k];
 }
 
-/* Error of one row on the moments that judge: with z, or of cutting alone (z NULL). */
-static double judge(const struct recovering *v, uint32_t row, const double *z, uint32_t side, bool is_whole, float *e,
-                    float *scratch)
+/* z = (W_P H_PK + aim * C_K) (H_KK + d I)^-1 of some rows: z [sides, stays]. */
+static void take_over(const struct recovering *v, const uint32_t *row, uint32_t sides, double *z)
 {
-    const float *w = v->w + (size_t)row * v->cols;
+    const float *h = v->h->sum[HESSIAN_TRAIN], *cross = v->h->cross[HESSIAN_TRAIN];
+    const uint32_t n = v->stays;
+    for (uint32_t s = 0; s < sides; s++)
+        for (uint32_t k = 0; k < n; k++)
+            z[(size_t)s * n + k] = cross ? v->aim * (double)cross[(size_t)row[s] * v->cols + v->stay[k]] : 0;
+    for (uint32_t c = 0; c < n; c += CHUNK)
+        for (uint32_t p = 0; p < v->goes; p++) {
+            const uint32_t count = n - c < CHUNK ? n - c : CHUNK;
+            double x[TRIANGLE_SIDES], y[CHUNK];
+            for (uint32_t s = 0; s < sides; s++)
+                x[s] = (double)v->w[(size_t)row[s] * v->cols + v->go[p]];
+            for (uint32_t k = 0; k < count; k++)
+                y[k] = (double)h[(size_t)v->go[p] * v->cols + v->stay[c + k]];
+            add_product(z + c, n, sides, x, y, count);
+        }
+    triangle_solve(v->r, n, z, sides);
+}
+
+enum judged { JUDGED_SOLVED, JUDGED_CUT, JUDGED_WHOLE };
+
+/* Errors of some rows on the moments that judge: with z, of cutting alone, or the energy of the whole.
+ * e [2, sides, cols]. */
+static void judge(const struct recovering *v, const uint32_t *row, uint32_t sides, const double *z, enum judged what,
+                  float *e, double *out)
+{
     const uint32_t sample = v->h->rows[HESSIAN_HELD] > 0 ? HESSIAN_HELD : HESSIAN_TRAIN;
-    for (uint32_t c = 0; c < v->cols; c++)
-        e[c] = is_whole || !v->kept[c] ? w[c] : 0;
-    for (uint32_t k = 0; z && k < v->stays; k++)
-        e[v->stay[k]] = (float)-z[(size_t)k * SIDES + side];
-    return hessian_norm(v->h->sum[sample], v->cols, e, scratch);
+    const float *cross = what == JUDGED_WHOLE || v->aim <= 0 ? NULL : v->h->cross[sample];
+    float *y = e + (size_t)sides * v->cols;
+    memset(y, 0, (size_t)sides * v->cols * sizeof *y);
+    for (uint32_t s = 0; s < sides; s++) {
+        float *to = e + (size_t)s * v->cols;
+        for (uint32_t c = 0; c < v->cols; c++)
+            to[c] = what == JUDGED_WHOLE || !v->kept[c] ? v->w[(size_t)row[s] * v->cols + c] : 0;
+        for (uint32_t k = 0; what == JUDGED_SOLVED && k < v->stays; k++)
+            to[v->stay[k]] = (float)-z[(size_t)s * v->stays + k];
+    }
+    tiles_multiply(y, e, v->h->sum[sample], sides, v->cols, 0, v->cols, v->cols);
+    for (uint32_t s = 0; s < sides; s++) {
+        double sum = cross ? (double)v->h->square[sample][row[s]] : 0;
+        for (uint32_t c = 0; c < v->cols; c++) {
+            const double one = (double)e[(size_t)s * v->cols + c], lacks = cross ? cross[(size_t)row[s] * v->cols + c] : 0;
+            sum += one * ((double)y[(size_t)s * v->cols + c] + 2 * lacks);
+        }
+        out[s] = sum > 0 ? sum : 0;
+    }
 }
 
 static enum err recover_rows(void *context, uint32_t first, uint32_t last)
 {
     const struct recovering *v = context;
-    double *z = malloc((size_t)v->stays * SIDES * sizeof *z);
-    float *e = malloc(2 * (size_t)v->cols * sizeof *e);
-    if (!z || !e) {
+    double *z = malloc((size_t)v->stays * TRIANGLE_SIDES * sizeof *z);
+    float *e = v->error ? malloc(2 * (size_t)v->cols * TRIANGLE_SIDES * sizeof *e) : NULL;
+    if (!z || (v->error && !e)) {
         free(z);
         free(e);
         return ERR_MEMORY;
     }
-    for (uint32_t at = first * SIDES; at < last * SIDES && at * v->step < v->rows; at += SIDES) {
-        uint32_t row[SIDES], sides = 0;
-        for (; sides < SIDES && (at + sides) * v->step < v->rows; sides++)
+    for (uint32_t at = first; at < last; at += TRIANGLE_SIDES) {
+        uint32_t row[TRIANGLE_SIDES], sides = 0;
+        for (; sides < TRIANGLE_SIDES && at + sides < last; sides++)
             row[sides] = (at + sides) * v->step;
         take_over(v, row, sides, z);
-        for (uint32_t s = 0; s < sides; s++) {
-            float *w = v->w + (size_t)row[s] * v->cols;
-            if (v->error) {
-                v->error[at + s] = judge(v, row[s], z, s, false, e, e + v->cols);
-                v->plain[at + s] = judge(v, row[s], NULL, s, false, e, e + v->cols);
-                v->energy[at + s] = judge(v, row[s], NULL, s, true, e, e + v->cols);
-                continue;
-            }
-            for (uint32_t k = 0; k < v->stays; k++)
-                w[v->stay[k]] += (float)z[(size_t)k * SIDES + s];
+        if (v->error)
+            judge(v, row, sides, z, JUDGED_SOLVED, e, v->error + at);
+        if (v->error && v->plain) {
+            judge(v, row, sides, NULL, JUDGED_CUT, e, v->plain + at);
+            judge(v, row, sides, NULL, JUDGED_WHOLE, e, v->energy + at);
         }
+        for (uint32_t s = 0; !v->error && s < sides; s++)
+            for (uint32_t k = 0; k < v->stays; k++)
+                v->w[(size_t)row[s] * v->cols + v->stay[k]] += (float)z[(size_t)s * v->stays + k];
     }
     free(z);
     free(e);
     return ERR_NONE;
+}
+
+/* So many rows at once that every thread has some. */
+static enum err run_rows(struct recovering *v, uint32_t rows, uint32_t threads)
+{
+    const uint32_t each = (rows + threads - 1) / (threads ? threads : 1);
+    const uint32_t grain = each < SIDES_LEAST ? SIDES_LEAST : each < TRIANGLE_SIDES ? each : TRIANGLE_SIDES;
+    return parallel_run(threads, rows, grain, recover_rows, v);
 }
 
 static double sum_of(const double *x, uint32_t n)
@@ -354,21 +369,23 @@ static double sum_of(const double *x, uint32_t n)
     return sum;
 }
 
-/* The factor for a dampening into r; part is H_KK. */
-static enum err factor(const struct recovering *v, double damp, float *part, float *t, double *r, uint32_t threads)
+/* The factor for a dampening into r; part is room for H_KK. */
+static enum err factor(const struct recovering *v, double damp, float *part, double *r, uint32_t threads)
 {
     for (uint32_t i = 0; i < v->stays; i++)
         for (uint32_t j = 0; j < v->stays; j++)
             part[(size_t)i * v->stays + j] = v->h->sum[HESSIAN_TRAIN][(size_t)v->stay[i] * v->cols + v->stay[j]];
-    return hessian_factor(part, v->stays, damp, r, t, threads);
+    const enum err e = hessian_factor(part, v->stays, damp, r, NULL, threads);
+    if (!e)
+        triangle_mirror(r, v->stays);
+    return e;
 }
 
-static enum err choose_damp(struct recovering *v, float *part, float *t, double *r, uint32_t threads,
-                            struct prune_recovery *out)
+static enum err choose_damp(struct recovering *v, float *part, double *r, uint32_t threads, struct prune_recovery *out)
 {
     enum err e = ERR_NONE;
     const uint32_t step = v->rows > SAMPLE_ROWS ? v->rows / SAMPLE_ROWS : 1, samples = (v->rows + step - 1) / step;
-    double *sums = calloc(3 * (size_t)samples, sizeof *sums);
+    double *sums = calloc(3 * (size_t)samples, sizeof *sums), whole = 1;
     if (!sums)
         return ERR_MEMORY;
     v->step = step;
@@ -376,14 +393,18 @@ static enum err choose_damp(struct recovering *v, float *part, float *t, double 
     v->plain = sums + samples;
     v->energy = sums + 2 * (size_t)samples;
     for (size_t i = 0; !e && i < sizeof damps / sizeof *damps; i++) {
-        if (factor(v, damps[i], part, t, r, threads))
+        if (factor(v, damps[i], part, r, threads))
             continue; /* not positive definite: more dampening may be enough */
-        e = parallel_run(threads, (samples + SIDES - 1) / SIDES, 1, recover_rows, v);
-        const double energy = sum_of(v->energy, samples), whole = energy > 0 ? energy : 1;
-        const double before = sum_of(v->plain, samples) / whole, after = sum_of(v->error, samples) / whole;
-        if (!e && out->damp == 0)
-            out->before = out->after = before;
-        if (!e && after < out->after) {
+        if ((e = run_rows(v, samples, threads)))
+            break;
+        if (v->plain) {
+            const double energy = sum_of(v->energy, samples);
+            whole = energy > 0 ? energy : 1;
+            out->before = out->after = sum_of(v->plain, samples) / whole;
+            v->plain = v->energy = NULL;
+        }
+        const double after = sum_of(v->error, samples) / whole;
+        if (after < out->after) {
             out->after = after;
             out->damp = damps[i];
         }
@@ -397,14 +418,11 @@ static enum err choose_damp(struct recovering *v, float *part, float *t, double 
 enum err prune_solve_recover(const struct hessian *h, const uint8_t *kept, float *w, uint32_t rows, uint32_t threads,
                              struct prune_recovery *out)
 {
-    struct recovering v = {.h = h, .kept = kept, .w = w, .rows = rows, .cols = h->cols};
+    struct recovering v = {.h = h, .kept = kept, .w = w, .rows = rows, .cols = h->cols, .step = 1};
     uint32_t *index = malloc((size_t)h->cols * sizeof *index);
-    float *part = NULL, *t = NULL;
-    double *r = NULL;
-    enum err e = index ? ERR_NONE : ERR_MEMORY;
     *out = (struct prune_recovery){0};
-    if (e)
-        return e;
+    if (!index)
+        return ERR_MEMORY;
     for (uint32_t c = 0; c < h->cols; c++)
         v.stays += kept[c] != 0;
     v.stay = index;
@@ -412,23 +430,21 @@ enum err prune_solve_recover(const struct hessian *h, const uint8_t *kept, float
     v.stays = 0;
     for (uint32_t c = 0; c < h->cols; c++)
         *(kept[c] ? &v.stay[v.stays++] : &v.go[v.goes++]) = c;
+    v.aim = h->cross[HESSIAN_TRAIN] && h->rows[HESSIAN_HELD] > 0 ? aim_most : 0;
     const size_t square = (size_t)v.stays * v.stays;
-    part = malloc(square * sizeof *part);
-    t = malloc(square * sizeof *t);
-    r = malloc(square * sizeof *r);
+    float *part = malloc(square * sizeof *part);
+    double *r = malloc(square * sizeof *r);
     v.r = r;
-    if (!part || !t || !r)
-        e = ERR_MEMORY;
-    if (!e && v.goes > 0 && v.stays > 0)
-        e = choose_damp(&v, part, t, r, threads, out);
-    if (!e && out->damp > 0 && !(e = factor(&v, out->damp, part, t, r, threads)))
-        e = parallel_run(threads, (rows + SIDES - 1) / SIDES, 1, recover_rows, &v);
+    enum err e = part && r ? ERR_NONE : ERR_MEMORY;
+    if (!e && (v.goes > 0 || v.aim > 0) && v.stays > 0)
+        e = choose_damp(&v, part, r, threads, out);
+    if (!e && out->damp > 0 && !(e = factor(&v, out->damp, part, r, threads)))
+        e = run_rows(&v, rows, threads);
     for (uint32_t i = 0; !e && i < rows; i++)
         for (uint32_t p = 0; p < v.goes; p++)
             w[(size_t)i * v.cols + v.go[p]] = 0;
     free(index);
     free(part);
-    free(t);
     free(r);
     return e;
 }

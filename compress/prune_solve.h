@@ -32,12 +32,14 @@ void prune_solve_lowest(const double *score, const struct prune_units *u, uint8_
 
 struct prune_recovery {
     double damp;   /* 0: not recovered, w only lost its columns */
-    double before; /* tr(E H E^T) / tr(W H W^T), held-out rows, of cutting alone */
+    double before; /* tr(E H E^T) / tr(W H W^T), held-out rows, of cutting alone; E with what the stream lacks */
     double after;  /* with the recovery; equal to before when it is no gain */
 };
 
 /* w [rows, cols]: columns that are not kept[cols] become 0, the others take over, with the dampening of
- * {.0003, .003, .03, .3} that is best on held-out moments. h is finished. Memory: 16 bytes * kept^2.
+ * {.0003, .003, .03, .3} that is best on held-out moments. h is finished; split (rows as the tail): three quarters of
+ * d, what the stream lacks behind W x, are added to what W x was, if there are held-out rows to judge that by, and then
+ * columns need not go. Memory: 12 bytes * kept^2.
  * Errors: ERR_MEMORY. */
 NODISCARD enum err prune_solve_recover(const struct hessian *h, const uint8_t *kept, float *w, uint32_t rows,
                                        uint32_t threads, struct prune_recovery *out);

@@ -10,10 +10,13 @@
 
 #include "compress/calibrate_windows.h"
 #include "compress/layer_stream.h"
+#include "compress/prune_aim.h"
 #include "hal/engine.h"
 #include "model/model.h"
 
 enum { TOKENS_DEFAULT = 16384, PIECE = 1 << 20 };
+
+const char *const prune_source_input[PRUNE_SOURCE_INPUTS] = {"attn_output", "ffn_down"};
 
 struct prune_source {
     struct prune_source_options options;
@@ -22,12 +25,16 @@ struct prune_source {
     size_t bytes;
     struct gguf *gguf;
     bool has_copy;
-    bool is_changed; /* in memory */
+    bool *is_changed; /* [tensors], in memory */
     struct layer_stream *stream;
-    /* while collecting */
-    char (*name)[64];
-    struct hessian **hessian;
-    uint32_t count, sample;
+    struct prune_aim *aim;
+    /* while the text runs */
+    char name[PRUNE_SOURCE_INPUTS][64];
+    struct hessian *hessian[PRUNE_SOURCE_INPUTS]; /* NULL: nobody asks */
+    float *both;  /* look: [context, cols + width], an input and what the stream behind it lacks */
+    float *wants; /* [context, width] */
+    uint32_t cols, window, sample;
+    bool is_noted;  /* of this window */
     enum err error; /* of the observer */
 };
 
@@ -49,9 +56,9 @@ static enum err map_base(struct prune_source *s, struct fault *f)
     char reason[GGUF_REASON_BYTES] = "";
     const char *path = o->base_path;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd >= 0 && o->work_path) {
+    if (fd >= 0 && o->is_copied) {
         const int base = fd;
-        path = o->work_path;
+        path = o->beside;
         fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
         s->has_copy = fd >= 0;
         const enum err e = fd >= 0 ? copy_file(base, fd) : ERR_IO;
@@ -65,7 +72,7 @@ static enum err map_base(struct prune_source *s, struct fault *f)
     }
     const off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
     void *map = size <= 0 ? MAP_FAILED
-                          : mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, o->work_path ? MAP_SHARED : MAP_PRIVATE, fd, 0);
+                          : mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, o->is_copied ? MAP_SHARED : MAP_PRIVATE, fd, 0);
     if (fd >= 0)
         close(fd);
     if (map == MAP_FAILED)
@@ -73,7 +80,10 @@ static enum err map_base(struct prune_source *s, struct fault *f)
     s->map = map;
     s->bytes = (size_t)size;
     const enum err e = gguf_open_bytes(s->map, s->bytes, path, &s->gguf, reason);
-    return e ? fault_set(f, e, "%s", reason) : ERR_NONE;
+    if (e)
+        return fault_set(f, e, "%s", reason);
+    s->is_changed = calloc(gguf_tensors(s->gguf) + 1, sizeof *s->is_changed);
+    return s->is_changed ? ERR_NONE : ERR_MEMORY;
 }
 
 enum err prune_source_open(const struct prune_source_options *options, struct prune_source **out, struct fault *f)
@@ -98,12 +108,14 @@ void prune_source_close(struct prune_source *s)
     if (!s)
         return;
     layer_stream_close(s->stream);
+    prune_aim_close(s->aim);
     calibrate_windows_close(s->windows);
     gguf_close(s->gguf);
     if (s->map)
         munmap(s->map, s->bytes);
     if (s->has_copy)
-        unlink(s->options.work_path);
+        unlink(s->options.beside);
+    free(s->is_changed);
     free(s);
 }
 
@@ -112,12 +124,24 @@ const struct gguf *prune_source_gguf(const struct prune_source *s)
     return s->gguf;
 }
 
-/* Pages that were read need not stay: they are in the file, as long as it has the changes. */
+/* Pages that were read need not stay: they are in the file, as long as it has the changes. Changes in memory keep
+ * theirs, with what is on the same page. */
 static void drop(void *context)
 {
     const struct prune_source *s = context;
-    if (s->has_copy || !s->is_changed)
-        (void)madvise(s->map, s->bytes, MADV_DONTNEED); /* only advice */
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), map = (uintptr_t)s->map;
+    uintptr_t from = map;
+    for (uint32_t i = 0; !s->has_copy && i < gguf_tensors(s->gguf); i++) {
+        const struct gguf_tensor *t = gguf_tensor(s->gguf, i);
+        const uintptr_t first = (uintptr_t)t->data / page * page;
+        if (!s->is_changed[i])
+            continue;
+        if (first > from)
+            (void)madvise((void *)from, first - from, MADV_DONTNEED); /* only advice */
+        from = ((uintptr_t)t->data + t->bytes + page - 1) / page * page;
+    }
+    if (from < map + s->bytes)
+        (void)madvise((void *)from, map + s->bytes - from, MADV_DONTNEED);
 }
 
 enum err prune_source_get(struct prune_source *s, const char *name, float **out)
@@ -140,7 +164,8 @@ enum err prune_source_get(struct prune_source *s, const char *name, float **out)
 
 static uint8_t *bytes_of(struct prune_source *s, const struct gguf_tensor *t)
 {
-    s->is_changed = true;
+    for (uint32_t i = 0; i < gguf_tensors(s->gguf); i++)
+        s->is_changed[i] = s->is_changed[i] || gguf_tensor(s->gguf, i) == t;
     return s->map + (t->data - s->map);
 }
 
@@ -168,71 +193,12 @@ void prune_source_restore(struct prune_source *s, const char *name, const void *
         memcpy(bytes_of(s, t), bytes, t->bytes);
 }
 
-static void observe(void *context, const char *tensor, uint32_t part, const float *x, uint32_t rows, uint32_t cols)
-{
-    struct prune_source *s = context;
-    for (uint32_t i = 0; !s->error && part == 0 && i < s->count; i++)
-        if (strcmp(s->name[i], tensor) == 0 && s->hessian[i]->cols == cols)
-            s->error = hessian_add(s->hessian[i], s->sample, x, rows, s->options.threads);
-}
-
 static void on_window(void *context, uint32_t window)
 {
     struct prune_source *s = context;
+    s->window = window;
     s->sample = calibrate_windows_is_held(window) ? HESSIAN_HELD : HESSIAN_TRAIN;
-}
-
-static enum err run_text(struct prune_source *s, struct model *m)
-{
-    for (uint32_t i = 0; i < s->windows->windows; i++) {
-        on_window(s, i);
-        enum err e = calibrate_windows_step(s->windows, i, m);
-        if (!e)
-            e = s->error;
-        if (!e && s->options.progress && s->options.progress(s->options.progress_context))
-            e = ERR_CANCELLED;
-        if (e)
-            return e;
-    }
-    return ERR_NONE;
-}
-
-static enum err open_sums(struct prune_source *s)
-{
-    enum err e = ERR_NONE;
-    for (uint32_t i = 0; !e && i < s->count; i++) {
-        const struct gguf_tensor *t = gguf_tensor_find(s->gguf, s->name[i]);
-        e = t ? hessian_open((uint32_t)t->shape[0], &s->hessian[i]) : ERR_NOT_FOUND;
-    }
-    return e;
-}
-
-enum err prune_source_collect(struct prune_source *s, char (*name)[64], uint32_t count, struct hessian **out,
-                              struct fault *f)
-{
-    char reason[GGUF_REASON_BYTES] = "";
-    struct model *m = NULL;
-    const struct model_observer observer = {.linear = observe, .context = s};
-    const struct model_options options = {
-        .sequences = 1, .context = s->windows->context, .batch = s->windows->context};
-    memset(out, 0, count * sizeof(struct hessian *));
-    s->name = name;
-    s->hessian = out;
-    s->count = count;
-    s->error = ERR_NONE;
-    enum err e = open_sums(s);
-    if (!e && (e = model_open(s->gguf, s->options.engine, &options, &m, reason)))
-        fault_set(f, e, "%s", reason);
-    if (!e)
-        e = model_observe(m, &observer);
-    if (!e)
-        e = run_text(s, m);
-    model_close(m);
-    for (uint32_t i = 0; e && i < count; i++) {
-        hessian_close(out[i]);
-        out[i] = NULL;
-    }
-    return e;
+    s->is_noted = false;
 }
 
 static int on_progress(void *context, uint32_t windows, uint32_t of)
@@ -248,32 +214,65 @@ static enum err open_stream(struct prune_source *s, struct fault *f)
     const struct layer_stream_options options = {.g = s->gguf,
                                                  .engine = s->options.engine,
                                                  .windows = s->windows,
-                                                 .beside = s->options.work_path,
+                                                 .beside = s->options.beside,
                                                  .drop = drop,
                                                  .progress = on_progress,
                                                  .context = s};
     return s->stream ? ERR_NONE : layer_stream_open(&options, &s->stream, f);
 }
 
-enum err prune_source_look(struct prune_source *s, const char *name, struct hessian **out, struct fault *f)
+static enum err open_aim(struct prune_source *s, struct fault *f)
 {
-    char one[1][64];
-    const struct layer_stream_watch watch = {on_window, {.linear = observe, .context = s}, &s->error};
-    snprintf(one[0], sizeof one[0], "%s", name);
-    *out = NULL;
-    s->name = one;
-    s->hessian = out;
-    s->count = 1;
+    const struct prune_aim_options options = {.base_path = s->options.base_path,
+                                              .engine = s->options.engine,
+                                              .windows = s->windows,
+                                              .beside = s->options.beside,
+                                              .progress = on_progress,
+                                              .context = s};
+    return s->aim ? ERR_NONE : prune_aim_open(&options, &s->aim, f);
+}
+
+/* Sums for an input of the layer at hand; tail: columns behind it. */
+static enum err open_sum(struct prune_source *s, uint32_t input, uint32_t tail)
+{
+    snprintf(s->name[input], sizeof s->name[input], "blk.%u.%s.weight", layer_stream_at(s->stream),
+             prune_source_input[input]);
+    const struct gguf_tensor *t = gguf_tensor_find(s->gguf, s->name[input]);
+    if (!t)
+        return ERR_NOT_FOUND;
+    s->cols = (uint32_t)t->shape[0];
     s->error = ERR_NONE;
+    return hessian_open(s->cols + tail, &s->hessian[input]);
+}
+
+/* To the caller, or closed. */
+static enum err hand_over(struct prune_source *s, uint32_t input, enum err e, struct hessian **out)
+{
+    if (e)
+        hessian_close(s->hessian[input]);
+    *out = e ? NULL : s->hessian[input];
+    s->hessian[input] = NULL;
+    return e;
+}
+
+static void sum_up(void *context, const char *tensor, uint32_t part, const float *x, uint32_t rows, uint32_t cols)
+{
+    struct prune_source *s = context;
+    for (uint32_t i = 0; !s->error && part == 0 && i < PRUNE_SOURCE_INPUTS; i++)
+        if (strcmp(s->name[i], tensor) == 0 && s->hessian[i]->cols == cols)
+            s->error = hessian_add(s->hessian[i], s->sample, x, rows, s->options.threads);
+}
+
+enum err prune_source_collect(struct prune_source *s, struct hessian *out[PRUNE_SOURCE_INPUTS], struct fault *f)
+{
+    const struct layer_stream_watch watch = {on_window, {.linear = sum_up, .context = s}, &s->error};
     enum err e = open_stream(s, f);
-    if (!e && !(e = open_sums(s)))
-        e = layer_stream_look(s->stream, s->windows->windows, &watch, f);
-    s->count = 0;
-    s->name = NULL;
-    if (e) {
-        hessian_close(*out);
-        *out = NULL;
-    }
+    for (uint32_t i = 0; !e && i < PRUNE_SOURCE_INPUTS; i++)
+        e = open_sum(s, i, 0);
+    if (!e)
+        e = layer_stream_advance(s->stream, &watch, f);
+    for (uint32_t i = 0; i < PRUNE_SOURCE_INPUTS; i++)
+        (void)hand_over(s, i, e, &out[i]);
     return e;
 }
 
@@ -281,4 +280,72 @@ enum err prune_source_advance(struct prune_source *s, struct fault *f)
 {
     const enum err e = open_stream(s, f);
     return e ? e : layer_stream_advance(s->stream, NULL, f);
+}
+
+enum err prune_source_aim(struct prune_source *s, uint32_t until, struct fault *f)
+{
+    const enum err e = open_aim(s, f);
+    return e ? e : prune_aim_advance(s->aim, until, f);
+}
+
+/* ---- an input and what the stream behind it lacks, side by side ---- */
+
+static uint32_t looked_at(const struct prune_source *s)
+{
+    return s->hessian[0] ? 0 : 1;
+}
+
+static void note_input(void *context, const char *tensor, uint32_t part, const float *x, uint32_t rows, uint32_t cols)
+{
+    struct prune_source *s = context;
+    const uint32_t input = looked_at(s);
+    if (strcmp(s->name[input], tensor) != 0 || part > 0)
+        return;
+    if (rows != s->windows->context || cols != s->cols)
+        s->error = ERR_UNSUPPORTED;
+    for (uint32_t r = 0; !s->error && r < rows; r++)
+        memcpy(s->both + (size_t)r * s->hessian[input]->cols, x + (size_t)r * cols, cols * sizeof *x);
+}
+
+static void note_stream(void *context, const char *tensor, const float *x, uint32_t rows, uint32_t cols)
+{
+    struct prune_source *s = context;
+    const uint32_t input = looked_at(s);
+    struct hessian *h = s->hessian[input];
+    if (s->error || strcmp(s->name[input], tensor) != 0)
+        return;
+    s->is_noted = true;
+    if (rows != s->windows->context || s->cols + cols != h->cols)
+        s->error = ERR_UNSUPPORTED;
+    if (!s->error)
+        s->error = prune_aim_get(s->aim, s->window, input == 0 ? PRUNE_AIM_ATTENTION : PRUNE_AIM_LAYER, s->wants);
+    for (uint32_t r = 0; !s->error && r < rows; r++)
+        for (uint32_t c = 0; c < cols; c++)
+            s->both[(size_t)r * h->cols + s->cols + c] = s->wants[(size_t)r * cols + c] - x[(size_t)r * cols + c];
+    if (!s->error)
+        s->error = hessian_add(h, s->sample, s->both, rows, s->options.threads);
+}
+
+static bool is_noted(void *context)
+{
+    return ((const struct prune_source *)context)->is_noted;
+}
+
+enum err prune_source_look(struct prune_source *s, uint32_t input, struct hessian **out, struct fault *f)
+{
+    const struct layer_stream_watch watch = {
+        on_window, {.linear = note_input, .stream = note_stream, .is_enough = is_noted, .context = s}, &s->error};
+    enum err e = open_stream(s, f);
+    *out = NULL;
+    if (e || (e = open_aim(s, f)) || (e = open_sum(s, input, prune_aim_width(s->aim))))
+        return e;
+    s->both = malloc((size_t)s->windows->context * s->hessian[input]->cols * sizeof *s->both);
+    s->wants = malloc((size_t)s->windows->context * prune_aim_width(s->aim) * sizeof *s->wants);
+    e = s->both && s->wants ? layer_stream_look(s->stream, s->windows->windows, &watch, f) : ERR_MEMORY;
+    if (!e)
+        e = hessian_split(s->hessian[input], s->cols);
+    free(s->both);
+    free(s->wants);
+    s->both = s->wants = NULL;
+    return hand_over(s, input, e, out);
 }

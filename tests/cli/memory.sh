@@ -50,13 +50,14 @@ keeps 96 --type q4_k --method gptq --profile "$scratch.profile" --text "$text" "
 keeps 48 --type q4_k --method rtn --prune 20% --prune-by magnitude
 keeps 48 --type q4_k --method rtn --prune ffn=20%,layers=25% --prune-by magnitude
 keeps 160 --type q4_k --method awq --prune 20% --recover --text "$text" --tokens 512
-keeps 64 --type q4_k --method awq --profile "$scratch.profile" --prune 20% --recover --text "$text" --tokens 512
+keeps 72 --type q4_k --method awq --profile "$scratch.profile" --prune 20% --recover --text "$text" --tokens 512
+keeps 72 --type q4_k --method rtn --profile "$scratch.profile" --prune 20% --prune-by output --text "$text" --tokens 512
 keeps 160 --type q4_k --method awq --profile "$scratch.profile" --prune 20% --prune-by output --recover --text "$text" --tokens 512
 refuses 2 --type q4_k --method rtn
 refuses 24 --type q4_k --method rtn --prune 20% --prune-by magnitude
-refuses 100 --type q4_k --method rtn --prune 20% --prune-by output --profile "$scratch.profile" --text "$text"
+refuses 36 --type q4_k --method rtn --prune 20% --prune-by output --profile "$scratch.profile" --text "$text"
 what='to prune' refuses 40 --type q4_k --prune 20% --recover --text "$scratch.short"
-what='to prune' refuses 48 --type q4_k --prune 20% --prune-by output --text "$scratch.short"
+what='to prune' refuses 36 --type q4_k --prune 20% --prune-by output --text "$scratch.short"
 refuses 24 --type q4_k --method gptq --profile "$scratch.profile" --text "$text"
 refuses 24 --type q4_k --text "$text"
 refuses 48 --type q4_k --method rtn --eval-text "$text"

@@ -46,6 +46,18 @@ for method in awq gptq+awq; do
     [ -z "$(ls "$scratch" | grep -E 'pruned|work|part|state')" ] || { echo "FAIL: $method left $(ls "$scratch")"; bad=1; }
     rm -f "$scratch"/out.gguf* "$scratch"/r.*
 done
+# a recovery makes up for a layer that went, with the same bytes on however many threads
+text=$3
+kld() { "$tare" eval "$1" --text "${text%/*}/heldout.txt" --reference "$model" --json 2>/dev/null | jq -r .kld.value; }
+for how in "--threads 2" "--recover --threads 1" "--recover --threads 3"; do
+    "$tare" quantize "$model" -o "$scratch/out.gguf" --quiet --type F16 --method rtn --prune layers=25% --text "$text" --tokens 4096 $how \
+        >"$scratch/said" 2>&1 || { echo "FAIL: layers $how: $(head -1 "$scratch/said")"; bad=1; }
+    mv "$scratch/out.gguf" "$scratch/o${how//[^0-9a-z]/}.gguf"
+done
+cmp "$scratch/orecoverthreads1.gguf" "$scratch/orecoverthreads3.gguf" || { echo "FAIL: threads decide"; bad=1; }
+without=$(kld "$scratch/othreads2.gguf") with=$(kld "$scratch/orecoverthreads1.gguf")
+jq -en "$with < 0.7 * $without" >/dev/null || { echo "FAIL: KLD $with recovered, $without without"; bad=1; }
+rm -f "$scratch"/o*.gguf
 # rotation: one line where it does not go, and nothing left but the variant where it does
 want 2 'expected no pruning and no profile' --rotate --prune 20%
 want 0 'base: .*, rotated \(stream 256 = 256 x 1, values 32, seed 0, base 15494dc5' --rotate --type Q4_K --method rtn --dry-run

@@ -377,7 +377,7 @@ static void model_recovers(void)
     const struct calibrate_text text = {.path = SOURCE_DIR "/README.md", .language = "text"};
     struct recipe_prune want = want_of("ffn=20%,heads=25%", RECIPE_OUTPUT);
     want.is_recovered = true;
-    struct prune_choose_options choosing = {.want = &want, .base_path = base_path, .engine = engine, .text = &text,
+    struct prune_choose_options choosing = {.want = &want, .base_path = base_path, .beside = out_path, .engine = engine, .text = &text,
                                             .texts = 1, .tokens = 512};
     struct prune *p = NULL;
     struct prune_file_result r, again;
