@@ -1,5 +1,6 @@
 /* eval_verb.c: tare eval: how well a model predicts a text, and how far it is from its base. */
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -24,7 +25,7 @@ static const struct cli_option options[] = {
      .offset = offsetof(struct eval_settings, reference), .help = "compare with this model"},
     {.name = "gate", .kind = CLI_LIST, .value = "NAME=LIMIT", .is_greedy = true,
      .offset = offsetof(struct eval_settings, gates),
-     .help = "fail with status 1 beyond it: kld_mean, worst_kld_mean, dppl_percent, ..."},
+     .help = "fail with status 1 beyond it: kld_mean, worst_kld_mean, dppl_percent, ... (with --reference), file_mib"},
     {.name = "plan", .kind = CLI_TEXT, .value = "RECIPE.yaml", .offset = offsetof(struct eval_settings, plan),
      .help = "take gates, cache and activations of this recipe"},
     {.name = "context", .kind = CLI_INT, .value = "N", .preset = "512", .minimum = 8, .maximum = 1 << 20,
@@ -42,17 +43,23 @@ static const struct cli_option options[] = {
      .offset = offsetof(struct eval_settings, range), .help = "which of them"},
     {.name = NULL}};
 
+/* JSON knows neither NaN nor infinity. */
+static json_t *number(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
 static json_t *pair(struct eval_value v)
 {
-    return json_pack("{s:f, s:f}", "value", v.value, "error", v.error);
+    return json_pack("{s:o, s:o}", "value", number(v.value), "error", number(v.error));
 }
 
 /* What is measured, under the names that this verb has always had. */
 static json_t *measures(const struct eval_settings *s, const struct eval_result *r)
 {
-    json_t *d = json_pack("{s:I, s:I, s:I, s:o, s:o, s:f, s:f, s:f}", "windows", (json_int_t)r->windows, "tokens",
+    json_t *d = json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:f, s:f}", "windows", (json_int_t)r->windows, "tokens",
                           (json_int_t)r->tokens, "scored", (json_int_t)r->scored, "perplexity", pair(r->perplexity),
-                          "nll", pair(r->nll), "nll_per_byte", r->nll_per_byte, "seconds", r->seconds,
+                          "nll", pair(r->nll), "nll_per_byte", number(r->nll_per_byte), "seconds", r->seconds,
                           "tokens_per_second", r->tokens_per_second);
     if (!r->has_reference)
         return d;
@@ -62,9 +69,9 @@ static json_t *measures(const struct eval_settings *s, const struct eval_result 
     json_object_set_new(d, "perplexity_ratio", pair(r->perplexity_ratio));
     json_object_set_new(d, "nll_per_byte_delta", pair(r->nll_per_byte_delta));
     json_object_set_new(d, "kld", pair(r->kld));
-    json_object_set_new(d, "kld_quantiles", json_pack("{s:f, s:f, s:f, s:f, s:f}", "50", r->kld_median, "90",
-                                                      r->kld_90, "99", r->kld_99, "99.9", r->kld_999, "100",
-                                                      r->kld_max));
+    json_object_set_new(d, "kld_quantiles", json_pack("{s:o, s:o, s:o, s:o, s:o}", "50", number(r->kld_median),
+                                                      "90", number(r->kld_90), "99", number(r->kld_99), "99.9",
+                                                      number(r->kld_999), "100", number(r->kld_max)));
     json_object_set_new(d, "top1", pair(r->top1));
     return d;
 }
@@ -166,7 +173,8 @@ static int take_recipe(struct cli_call *call, struct recipe_gates *gates, struct
         o->cache_k = o->cache_v = open_model_cache(s->cache);
     if (s->activation_bits >= 0) /* asked for: weights of floats take them too */
         o->rounding.bits = bits[s->activation_bits];
-    return texts_gates(call, &s->gates, gates);
+    const struct texts_gauge gauge = {.has_quality = s->reference, .needs = "--reference", .recipe = s->plan};
+    return texts_gates(call, &s->gates, &gauge, gates);
 }
 
 struct static_scales {
@@ -239,7 +247,8 @@ const struct cli_verb cli_eval = {
     .text = "Measured as llama.cpp's perplexity tool does: windows of --context tokens, each scored from its\n"
             "middle on. With --reference also the divergence of the predicted distributions (nats) and how often\n"
             "the likeliest token is the same. With --language every language gets its line, and the gates worst_* hold\n"
-            "for the worst of them.\n\n"
+            "for the worst of them. A gate that cannot be measured is an error; only gates of a recipe for speed, memory\n"
+            "and energy are left to devices, with a line on standard error. NaN keeps no gate.\n\n"
             "The reference keeps an F16 cache and its own activations, whatever --cache and --activation-bits say.\n"
             "8 bits are what every plugin does for quantised weights; others are simulated: per 32 values, the\n"
             "weights held as F32.",

@@ -71,8 +71,12 @@ static int take_texts(struct job *j)
     int status = texts_take(j->call, &s->texts, &s->languages, "--language", t);
     if (status == CLI_DONE)
         status = texts_take(j->call, &s->eval_texts, &s->eval_languages, "--eval-language", &j->eval_texts);
+    const struct texts_gauge gauge = {.has_quality = j->eval_texts.count > 0,
+                                      .is_dry = s->dry_run,
+                                      .needs = "--eval-text or --eval-language",
+                                      .recipe = s->plan};
     if (status == CLI_DONE)
-        status = texts_gates(j->call, &s->gates, &j->recipe.gates);
+        status = texts_gates(j->call, &s->gates, &gauge, &j->recipe.gates);
     for (uint32_t i = 0; t->count < TEXTS_MAX && s->texts.count + s->languages.count == 0 && i < r->texts; i++)
         texts_add(t, r->text[i].path, r->text[i].language[0] ? r->text[i].language : "text");
     if (t->count > RECIPE_TEXTS_MAX)

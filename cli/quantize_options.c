@@ -41,7 +41,8 @@ const struct cli_option quantize_options[] = {
      .offset = offsetof(struct quantize_settings, activations), .help = "the same of activations (default 8, as plugins do)"},
     {.name = "gate", .kind = CLI_LIST, .value = "NAME=LIMIT", .is_greedy = true,
      .offset = offsetof(struct quantize_settings, gates),
-     .help = "beyond it the result stays OUT.gguf.refused, status 1: kld_mean, worst_kld_mean, dppl_percent, top1, ..."},
+     .help = "beyond it the result stays OUT.gguf.refused, status 1: kld_mean, worst_kld_mean, dppl_percent, top1, ... (with "
+             "--eval-text), file_mib"},
     {.name = "sensitivity", .kind = CLI_CHOICE, .choices = "names|leave-one-out",
      .offset = offsetof(struct quantize_settings, sensitivity),
      .help = "what a tensor's error does to the whole: by its name and the profile, or measured on --text (--bpw, modes); also in recipes"},
@@ -139,6 +140,9 @@ const char quantize_text[] =
     "Types: F16 BF16 Q8_0 Q6_K Q5_K Q5_1 Q5_0 Q4_K Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K Q2_K, and NF4, which only\n"
     "tare reads (--export). A run that was stopped continues where it was when it is started again with\n"
     "the same options.\n\n"
+    "A gate that nothing here can measure is an error before any work is done: those of quality need --eval-text or\n"
+    "--eval-language. What a recipe asks of speed, memory and energy is left to devices, with a line on standard error.\n"
+    "A base with NaN or infinite weights in a tensor that is to be quantised is refused.\n\n"
     "Method gptq goes layer by layer: one layer of weights and the moments of one input are in memory. With d\n"
     "the widest input of a linear it takes about 40 MiB (the program and its strips) and the larger of 12 d^2\n"
     "bytes + 10 bytes per weight of the largest linear (while one is encoded) and 8 d^2 bytes + a layer + 512\n"

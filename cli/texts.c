@@ -53,8 +53,28 @@ int texts_take(struct cli_call *call, const struct cli_list *plain, const struct
     return CLI_DONE;
 }
 
-int texts_gates(struct cli_call *call, const struct cli_list *list, struct recipe_gates *gates)
+/* The gates that nothing here can measure, before any work is done for them. */
+static int check_gates(struct cli_call *call, const struct texts_gauge *gauge, uint32_t asked, uint32_t present)
 {
+    for (uint32_t gate = 0; gate < RECIPE_GATES; gate++) {
+        const bool is_asked = asked & 1u << gate;
+        if (!(present & 1u << gate) || gate == RECIPE_FILE_MIB)
+            continue;
+        if (is_asked && judge_gate_is_machine(gate))
+            return cli_fail(call, CLI_USAGE, NULL, NULL,
+                            "--gate %s is measured where a fleet's device tests itself, not here: tare bench shows it",
+                            recipe_gate_name(gate));
+        if (!gauge->has_quality && judge_gate_is_quality(gate) && (is_asked || !gauge->is_dry))
+            return cli_fail(call, CLI_USAGE, is_asked ? NULL : gauge->recipe, NULL, "%s %s needs %s",
+                            is_asked ? "--gate" : "gate", recipe_gate_name(gate), gauge->needs);
+    }
+    return CLI_DONE;
+}
+
+int texts_gates(struct cli_call *call, const struct cli_list *list, const struct texts_gauge *gauge,
+                struct recipe_gates *gates)
+{
+    uint32_t asked = 0;
     for (size_t i = 0; i < list->count; i++) {
         const char *item = list->items[i], *equals = strchr(item, '=');
         char *end = NULL;
@@ -68,10 +88,11 @@ int texts_gates(struct cli_call *call, const struct cli_list *list, struct recip
                             "'%s': expected NAME=LIMIT with dppl_percent, kld_mean, kld_p99, top1, "
                             "worst_dppl_percent, worst_kld_mean or file_mib",
                             item);
-        gates->present |= 1u << gate;
+        asked |= 1u << gate;
         gates->limit[gate] = limit;
     }
-    return CLI_DONE;
+    gates->present |= asked;
+    return check_gates(call, gauge, asked, gates->present);
 }
 
 bool texts_show(void *context, const struct judge_progress *p)
@@ -88,9 +109,10 @@ bool texts_show(void *context, const struct judge_progress *p)
 int texts_verdict(struct cli_call *call, const struct judge_verdicts *v)
 {
     struct fault f = {""};
-    for (uint32_t i = 0; i < v->count; i++)
+    (void)fflush(stdout); /* in order where both are one terminal */
+    for (uint32_t i = 0; i < v->count; i++) /* with --quiet too: a gate was asked for */
         if (!v->verdict[i].is_measured)
-            cli_note(call, "tare: gate %s: not measured here\n", recipe_gate_name(v->verdict[i].gate));
+            fprintf(stderr, "tare: gate %s: not measured here, devices measure it\n", recipe_gate_name(v->verdict[i].gate));
     const enum err e = judge_check(v, &f);
     return e ? cli_fail(call, CLI_FAILED, NULL, NULL, "%s", f.text) : CLI_DONE;
 }

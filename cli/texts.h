@@ -25,13 +25,23 @@ int texts_take(struct cli_call *call, const struct cli_list *plain, const struct
 /* One more; dropped when full. */
 void texts_add(struct texts *t, const char *path, const char *language);
 
-/* NAME=LIMIT for each of the list, over what is in gates already. */
-int texts_gates(struct cli_call *call, const struct cli_list *list, struct recipe_gates *gates);
+/* What gates can be measured with. */
+struct texts_gauge {
+    bool has_quality;   /* a text and a base to judge against */
+    bool is_dry;        /* nothing will be measured: a recipe may say what it likes */
+    const char *needs;  /* what is missing where not: "--reference" */
+    const char *recipe; /* its file, or NULL */
+};
+
+/* NAME=LIMIT for each of the list, over what is in gates already, a recipe's. A gate that cannot be measured here is a
+ * usage error, but for a recipe's gates of machines (speed, memory, energy): texts_verdict tells of them. */
+int texts_gates(struct cli_call *call, const struct cli_list *list, const struct texts_gauge *gauge,
+                struct recipe_gates *gates);
 
 /* judge_options.progress with a struct progress. */
 bool texts_show(void *context, const struct judge_progress *p);
 
-/* Say which gates nothing measured, and fail with status 1 and one line when one was missed. */
+/* Say which gates only devices measure, and fail with status 1 and one line when one was missed. */
 int texts_verdict(struct cli_call *call, const struct judge_verdicts *v);
 
 #endif

@@ -202,11 +202,17 @@ static double dppl_percent(const struct eval_result *r)
     return 100 * (r->perplexity_ratio.value - 1);
 }
 
+/* Nothing is worse than NaN. */
+static bool is_worse(double a, double b)
+{
+    return a > b || (isnan(a) && !isnan(b));
+}
+
 const struct judge_language *judge_worst_dppl(const struct judge *j)
 {
     const struct judge_language *worst = NULL;
     for (uint32_t i = 0; j->all.has_reference && i < j->languages; i++)
-        if (!worst || dppl_percent(&j->language[i].result) > dppl_percent(&worst->result))
+        if (!worst || is_worse(dppl_percent(&j->language[i].result), dppl_percent(&worst->result)))
             worst = &j->language[i];
     return worst;
 }
@@ -215,9 +221,20 @@ const struct judge_language *judge_worst_kld(const struct judge *j)
 {
     const struct judge_language *worst = NULL;
     for (uint32_t i = 0; j->all.has_reference && i < j->languages; i++)
-        if (!worst || j->language[i].result.kld.value > worst->result.kld.value)
+        if (!worst || is_worse(j->language[i].result.kld.value, worst->result.kld.value))
             worst = &j->language[i];
     return worst;
+}
+
+bool judge_gate_is_quality(uint32_t gate)
+{
+    return 1u << gate & (1u << RECIPE_DPPL_PERCENT | 1u << RECIPE_KLD_MEAN | 1u << RECIPE_KLD_P99 | 1u << RECIPE_TOP1 |
+                         1u << RECIPE_WORST_DPPL_PERCENT | 1u << RECIPE_WORST_KLD_MEAN);
+}
+
+bool judge_gate_is_machine(uint32_t gate)
+{
+    return gate != RECIPE_FILE_MIB && !judge_gate_is_quality(gate);
 }
 
 static double measured(uint32_t gate, const struct judge *j, uint64_t file_bytes, const char **language)
@@ -259,7 +276,7 @@ void judge_gates(const struct recipe_gates *gates, const struct judge *j, uint64
         struct judge_verdict *v = &out->verdict[out->count++];
         *v = (struct judge_verdict){.gate = gate, .limit = gates->limit[gate], .language = ""};
         v->value = measured(gate, j, file_bytes, &v->language);
-        v->is_measured = !isnan(v->value);
+        v->is_measured = gate == RECIPE_FILE_MIB ? file_bytes > 0 : judge_gate_is_quality(gate) && j && j->all.has_reference;
         v->is_kept = recipe_gate_passes(gates, gate, v->value);
     }
 }
@@ -268,6 +285,8 @@ enum err judge_check(const struct judge_verdicts *v, struct fault *f)
 {
     for (uint32_t i = 0; i < v->count; i++) {
         const struct judge_verdict *g = &v->verdict[i];
+        if (!g->is_measured && !judge_gate_is_machine(g->gate))
+            return fault_set(f, ERR_GATE, "gate %s: was not measured, the limit is %.6g", recipe_gate_name(g->gate), g->limit);
         if (g->is_measured && !g->is_kept)
             return fault_set(f, ERR_GATE, "gate %s: %s%s%.6g, the limit is %.6g", recipe_gate_name(g->gate),
                              g->language, g->language[0] ? " has " : "measured ", g->value, g->limit);

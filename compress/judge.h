@@ -63,7 +63,7 @@ NODISCARD enum err judge_files(const char *path, const char *base_path, struct e
 struct judge_verdict {
     uint32_t gate; /* enum recipe_gate */
     double limit;
-    double value;              /* NAN: not measured here */
+    double value;              /* NAN: not measured here, or measured and not a number: never kept */
     const char *language;      /* of the worst_* gates; "" for the others. In the judge's memory. */
     bool is_measured, is_kept; /* what was not measured is not kept */
 };
@@ -77,8 +77,12 @@ struct judge_verdicts {
 void judge_gates(const struct recipe_gates *gates, const struct judge *j, uint64_t file_bytes,
                  struct judge_verdicts *out);
 
+/* What a text against the base measures; and what only a run on the machine does: speed, memory, energy. */
+bool judge_gate_is_quality(uint32_t gate);
+bool judge_gate_is_machine(uint32_t gate);
+
 /* Fail when a measured gate is not kept: ERR_GATE and "gate worst_kld_mean: zh has 0.0131, the limit is
- * 0.01". Gates that were not measured pass. */
+ * 0.01". NaN is not kept. What was not measured fails too, but for the gates of machines: they are the device's. */
 NODISCARD enum err judge_check(const struct judge_verdicts *v, struct fault *f);
 
 /* The language in which a measure is worst: the greatest rise of perplexity, or mean KLD. NULL without a

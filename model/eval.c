@@ -79,7 +79,7 @@ static double divergence(const float *reference, double reference_total, const f
     double sum = 0;
     for (uint32_t i = 0; i < count; i++) {
         const float log_p = reference[i] - (float)reference_total;
-        if (log_p > -16.0f) /* what is less likely than e^-16 adds nothing that can be seen */
+        if (!(log_p <= -16.0f)) /* what is less likely than e^-16 adds nothing that can be seen; NaN does */
             sum += (double)(expf(log_p) * (log_p - logits[i] + (float)total));
     }
     return sum;
@@ -111,7 +111,7 @@ static void score(struct eval *v, const float *logits, const float *reference, u
         s->cross += nll * base;
         s->kld += kld;
         s->kld2 += kld * kld;
-        s->same_top += top == reference_top;
+        s->same_top += top == reference_top && !isnan(kld); /* nothing is likeliest among NaN */
         v->kld[s->count] = (float)kld;
     }
     s->count++;
@@ -171,6 +171,7 @@ static struct eval_value mean(double sum, double sum2, uint64_t count)
     return (struct eval_value){value, variance > 0 && count > 1 ? sqrt(variance / (n - 1)) : 0};
 }
 
+/* No NaN among them: order would mean nothing. */
 static int ascending(const void *a, const void *b)
 {
     const float x = *(const float *)a, y = *(const float *)b;
@@ -208,6 +209,10 @@ static void compare(const struct sums *s, float *kld, struct eval_result *out)
             (struct eval_value){delta.value * n / (double)s->bytes, delta.error * n / (double)s->bytes};
     out->kld = mean(s->kld, s->kld2, s->count);
     out->top1 = (struct eval_value){same, n > 1 ? sqrt(same * (1 - same) / (n - 1)) : 0};
+    if (isnan(s->kld)) {
+        out->kld_median = out->kld_90 = out->kld_99 = out->kld_999 = out->kld_max = NAN;
+        return;
+    }
     qsort(kld, s->count, sizeof *kld, ascending);
     out->kld_median = quantile(kld, s->count, 0.5);
     out->kld_90 = quantile(kld, s->count, 0.9);

@@ -169,6 +169,23 @@ static void of_itself(void)
     model_close(same);
 }
 
+/* Whichever of the two computes NaN: no measure is a number, and no top token is the same. */
+static void of_nan(void)
+{
+    struct model *broken = open_scaled(NAN);
+    const struct eval_options options = {.context = CONTEXT, .windows = 1};
+    for (int is_base = 0; is_base < 2; is_base++) {
+        struct eval_result r;
+        CU_ASSERT_EQUAL_FATAL(eval_text(is_base ? model : broken, is_base ? broken : model, tokenizer, text, text_bytes,
+                                        &options, &r, reason), ERR_NONE);
+        CU_ASSERT(isnan(r.kld.value) && isnan(r.kld_median) && isnan(r.kld_99) && isnan(r.kld_max));
+        CU_ASSERT(isnan(r.perplexity_ratio.value) && isnan(r.perplexity_delta.value));
+        CU_ASSERT(isnan(is_base ? r.perplexity_reference.value : r.perplexity.value));
+        CU_ASSERT_EQUAL(r.top1.value, 0);
+    }
+    model_close(broken);
+}
+
 static void refuses(void)
 {
     struct eval_result r;
@@ -192,4 +209,5 @@ static void finish(void)
 
 RUN_SUITE("model/eval", {"start", start}, {"equals the field's tool", equals_the_field},
           {"a divergence that is known", divergence}, {"of itself", of_itself}, {"refuses", refuses},
+          {"of NaN", of_nan},
           {"finish", finish})

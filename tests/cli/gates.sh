@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# gates.sh TARE MODEL TEXTS: a gate fails loudly: NaN keeps none, what cannot be measured is said before the work, and
+# what is bad about the options or the base leaves nothing behind.
+set -u
+tare=$1 model=$2 texts=$3
+[ -r "$model" ] || { echo "skipped: $model is absent"; exit 77; }
+texts=$(realpath "$texts") model=$(realpath "$model") tare=$(realpath "$tare")
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch" || exit 1
+bad=0
+fail() { echo "FAIL: $*"; bad=1; }
+# want STATUS PATTERN COMMAND...: the status, and one line of that form on standard error
+want() {
+    local status=$1 pattern=$2
+    shift 2
+    "$@" >out 2>err
+    local got=$?
+    [ $got -eq "$status" ] || fail "status $got, not $status: ${*:2}: $(cat err)"
+    [ "$(wc -l <err)" -eq 1 ] && grep -qE "$pattern" err || fail "expected one line '$pattern': ${*:2}: $(cat err)"
+}
+bytes=$(stat -c %s "$model")
+head -c 6000 "$texts/en/heldout.txt" >held.txt
+# The last 2048 weights are NaN.
+{ head -c $((bytes - 4096)) "$model"; head -c 4096 /dev/zero | tr '\0' '\377'; } >nan.gguf
+
+# What computes NaN keeps no gate, whichever is asked for.
+judge=("$tare" eval --quiet --text held.txt --context 64 --windows 2)
+for gate in kld_mean=0.01 dppl_percent=1 worst_kld_mean=0.01 worst_dppl_percent=1 kld_p99=9 top1=0.01; do
+    want 1 "^tare: gate ${gate%=*}: .*(nan|measured 0), the limit is" "${judge[@]}" nan.gguf --reference "$model" --gate $gate
+    want 1 "^tare: gate ${gate%=*}: .*(nan|measured 0), the limit is" "${judge[@]}" "$model" --reference nan.gguf --gate $gate
+    grep -q MISSED out || fail "the table does not say that $gate was missed"
+done
+"$tare" eval nan.gguf --quiet --text held.txt --context 64 --windows 2 --reference "$model" --json >out 2>err
+grep -q '"kld": *{[^}]*"value": null' <(tr -d '\n' <out) || fail "NaN is no null in JSON: $(head -c 300 out)"
+
+# What cannot be measured is said before any work.
+for gate in kld_mean=0.0001 dppl_percent=1 top1=0.5 kld_p99=1 worst_kld_mean=1 worst_dppl_percent=1; do
+    want 2 "^tare: --gate ${gate%=*} needs --eval-text or --eval-language$" \
+        "$tare" quantize "$model" -o a.gguf --type Q2_K --gate $gate
+    want 2 "^tare: --gate ${gate%=*} needs --reference$" "$tare" eval "$model" --text held.txt --gate $gate
+done
+for gate in decode_tok_s=5 prefill_tok_s=5 rss_mib=100 energy_mj_token=1; do
+    want 2 "^tare: --gate ${gate%=*} is measured where" \
+        "$tare" quantize "$model" -o a.gguf --type Q2_K --eval-text held.txt --gate $gate
+    want 2 "^tare: --gate ${gate%=*} is measured where" \
+        "$tare" eval "$model" --reference "$model" --text held.txt --gate $gate
+done
+want 2 '^tare: --gate kld_mean needs' "$tare" quantize "$model" -o a.gguf --type Q2_K --dry-run --gate kld_mean=1
+echo '{type: Q8_0, method: rtn, gates: {kld_mean: 0.05, decode_tok_s: 5, file_mib: 8}}' >both.yaml
+want 2 '^tare: both.yaml: gate kld_mean needs --eval-text' "$tare" quantize "$model" -o a.gguf --plan both.yaml
+want 2 '^tare: both.yaml: gate kld_mean needs --reference' "$tare" eval "$model" --text held.txt --plan both.yaml
+[ -z "$(ls a.gguf* 2>/dev/null)" ] || fail "left behind: $(ls a.gguf*)"
+# A recipe's gates of machines are the devices': said even when quiet.
+want 0 '^tare: gate decode_tok_s: not measured here' \
+    "$tare" quantize "$model" -o a.gguf --quiet --plan both.yaml --eval-text held.txt
+[ -s a.gguf ] || fail "nothing was made"
+"$tare" quantize "$model" -o b.gguf --quiet --plan both.yaml --dry-run >out 2>err || fail "a recipe cannot be planned: $(cat err)"
+[ $bad -eq 0 ] && echo "gates: loud"
+exit $bad
