@@ -5,12 +5,13 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/files.h"
 #include "cli/texts.h"
 #include "compress/calibrate.h"
 #include "compress/ranges.h"
 #include "hal/engine.h"
 
-enum { SECTIONS_MAX = 256 };
+enum { SECTIONS_MAX = 256, PATH_BYTES = 4096 };
 
 struct calibrate_settings {
     const char *out;
@@ -62,15 +63,44 @@ static int show(void *context, const struct calibrate_progress *p)
 }
 
 /* PROFILE.gguf -> PROFILE.en.gguf. The language is what the profile says of itself, up to "=". */
+static enum err section_path(const char *out, const char *language, char path[PATH_BYTES], struct fault *f)
+{
+    const size_t bytes = strlen(out), stem = bytes > 5 && strcmp(out + bytes - 5, ".gguf") == 0 ? bytes - 5 : bytes;
+    const int n = snprintf(path, PATH_BYTES, "%.*s.%.*s.gguf", (int)stem, out, (int)strcspn(language, "=/"), language);
+    return n > 0 && n < PATH_BYTES ? ERR_NONE : fault_set(f, ERR_ARGUMENT, "%.80s...: the path is too long", out);
+}
+
 static enum err save_section(const char *out, const struct profile *p, struct fault *f)
 {
-    char path[4096];
-    const size_t bytes = strlen(out), stem = bytes > 5 && strcmp(out + bytes - 5, ".gguf") == 0 ? bytes - 5 : bytes;
-    const char *name = p->languages ? p->language[0] : "";
-    const int n = snprintf(path, sizeof path, "%.*s.%.*s.gguf", (int)stem, out, (int)strcspn(name, "=/"), name);
-    if (n < 0 || (size_t)n >= sizeof path)
-        return fault_set(f, ERR_ARGUMENT, "%.80s...: the path is too long", out);
-    return profile_save(p, path, NULL, f);
+    char path[PATH_BYTES];
+    const enum err e = section_path(out, p->languages ? p->language[0] : "", path, f);
+    return e ? e : profile_save(p, path, NULL, f);
+}
+
+/* Before the text runs: everything that is to be written can be. */
+static int claim_files(struct cli_call *call, const struct texts *texts, struct files *files)
+{
+    char path[PATH_BYTES];
+    struct fault f = {""};
+    const struct calibrate_settings *s = call->settings;
+    files_read(files, call->operand[0]);
+    for (uint32_t i = 0; i < texts->count; i++)
+        files_read(files, texts->path[i]);
+    files_read_list(files, &s->merge);
+    files_read(files, s->compare);
+    int status = files_write(files, call, "--output", s->out);
+    if (status == CLI_DONE)
+        status = files_write(files, call, "--ranges", s->ranges);
+    for (uint32_t i = 0; i < texts->count && s->sections && status == CLI_DONE; i++) {
+        bool is_new = true;
+        for (uint32_t k = 0; k < i && is_new; k++)
+            is_new = strcmp(texts->name[i], texts->name[k]) != 0;
+        if (is_new && section_path(s->out, texts->name[i], path, &f))
+            status = cli_fail(call, CLI_USAGE, NULL, NULL, "%s", f.text);
+        else if (is_new)
+            status = files_write(files, call, "--sections", path);
+    }
+    return status;
 }
 
 static int finish(struct cli_call *call, struct profile *p)
@@ -128,8 +158,12 @@ static int calibrate(struct cli_call *call)
         return status;
     if (texts.count == 0)
         return cli_fail(call, CLI_USAGE, NULL, NULL, "expected --text or --language");
-    if ((status = cli_engine_open(call, &engine)) != CLI_DONE)
+    struct files files = {0};
+    if ((status = claim_files(call, &texts, &files)) != CLI_DONE ||
+        (status = cli_engine_open(call, &engine)) != CLI_DONE) {
+        files_close(&files);
         return status;
+    }
     enum err e = s->ranges ? ranges_open(s->percentile, &ranges) : ERR_NONE;
     progress_open(&progress, call, "calibrate", "tokens", 0);
     struct calibrate_options o = {.base_path = call->operand[0],
@@ -161,6 +195,7 @@ static int calibrate(struct cli_call *call)
     status = e ? cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
                           f.text[0] ? f.text : cli_sentence(e))
                : finish(call, p);
+    files_close(&files);
     profile_close(p);
     return status;
 }

@@ -2,6 +2,7 @@
 #include <jansson.h>
 
 #include "cli/cli.h"
+#include "cli/files.h"
 #include "cli/progress.h"
 #include "hal/hal.h"
 #include "model/import.h"
@@ -34,12 +35,21 @@ static int import(struct cli_call *call)
     const struct import_settings *s = call->settings;
     struct progress progress;
     struct import_report r;
+    struct files files = {0};
     char reason[GGUF_REASON_BYTES], size[32];
+    files_read(&files, call->operand[0]);
+    files_read(&files, s->tokenizer);
+    const int status = files_write(&files, call, "--output", s->out);
+    if (status != CLI_DONE) {
+        files_close(&files);
+        return status;
+    }
     progress_open(&progress, call, "import", "bytes", 0);
     const struct import_options o = {.input = call->operand[0], .tokenizer = s->tokenizer, .output = s->out,
                                      .type = types[s->type], .progress = show_bytes, .progress_context = &progress};
     const enum err e = import_run(&o, &r, reason);
     progress_close(&progress, e == ERR_NONE);
+    files_close(&files);
     if (e)
         return cli_fail(call, e == ERR_UNSUPPORTED ? CLI_INPUT : cli_status_of(e), NULL, NULL, "%s", reason);
     cli_print(call, "%s: %s, %u tensors, %.2f M parameters, %s\n", s->out, r.architecture, r.tensors,

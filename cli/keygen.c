@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cli/cli.h"
+#include "cli/files.h"
 #include "protocol/hex.h"
 #include "protocol/keys.h"
 #include "protocol/minisign.h"
@@ -48,6 +48,13 @@ static int keygen(struct cli_call *call)
                            : snprintf(public_path, sizeof public_path, "%s.pub", s->out);
     if (n < 0 || (size_t)n >= sizeof public_path)
         return cli_fail(call, CLI_USAGE, s->out, NULL, "the name is too long");
+    struct files files = {0};
+    int status = files_write(&files, call, "--output", s->out);
+    if (status == CLI_DONE)
+        status = files_write(&files, call, "--public", public_path);
+    files_close(&files); /* made in one go: nothing to hold on to */
+    if (status != CLI_DONE)
+        return status;
     snprintf(comment, sizeof comment, "tare %s key", roles[s->role]);
     enum err e = minisign_generate(&secret);
     if (e)

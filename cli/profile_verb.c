@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/files.h"
 #include "compress/profile.h"
 
 enum { PROFILES_MAX = 64, PATH_MAX_BYTES = 4096 };
@@ -49,6 +50,18 @@ static double split_weight(const char *operand, char path[PATH_MAX_BYTES])
     const bool is_weight = equals && end != equals + 1 && *end == 0;
     snprintf(path, PATH_MAX_BYTES, "%.*s", (int)(is_weight ? equals - operand : (long)strlen(operand)), operand);
     return is_weight ? weight : 1;
+}
+
+static int claim_files(struct cli_call *call, struct files *files)
+{
+    char path[PATH_MAX_BYTES];
+    const struct profile_settings *o = call->settings;
+    for (int i = 0; i < call->operands; i++) {
+        (void)split_weight(call->operand[i], path);
+        files_read(files, path);
+    }
+    files_read(files, o->compare);
+    return files_write(files, call, "--output", o->out);
 }
 
 static int load_all(struct cli_call *call, struct sources *s)
@@ -132,7 +145,10 @@ static int run(struct cli_call *call)
     char sha256[65] = "";
     if (o->dat && !o->out)
         return cli_fail(call, CLI_USAGE, NULL, "--dat", "expected -o PROFILE too");
-    int status = load_all(call, &s);
+    struct files files = {0};
+    int status = claim_files(call, &files);
+    if (status == CLI_DONE)
+        status = load_all(call, &s);
     if (status == CLI_DONE) {
         enum err e = profile_open(&into);
         if (!e)
@@ -148,6 +164,7 @@ static int run(struct cli_call *call)
         else
             answer(call, into, &drift, sha256);
     }
+    files_close(&files);
     profile_close(then);
     profile_close(into);
     for (uint32_t i = 0; i < PROFILES_MAX; i++)

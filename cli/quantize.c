@@ -48,6 +48,7 @@ struct job {
     char base_sha256[65];
     char profile_sha256[65];
     struct texts texts, eval_texts;
+    struct files files;
     struct judge judge;
     struct judge_verdicts verdicts;
     bool is_judged;
@@ -416,7 +417,8 @@ static int derive(struct job *j)
                                        .progress = show_bytes,
                                        .progress_context = &progress,
                                        .accept = judge_all,
-                                       .accept_context = j};
+                                       .accept_context = j,
+                                       .is_claimed = true};
     const enum err e = quantise_run(&o, &r, &j->fault);
     progress_close(&progress, e == ERR_NONE);
     if (e && e != ERR_GATE)
@@ -444,9 +446,8 @@ static int quantize(struct cli_call *call)
     j->stage_s = now_s();
     j->report.sensitivity = "names";
     int status = quantize_options_recipe(call, j->settings, &j->recipe);
-    if (status == CLI_DONE)
-        status = take_texts(j);
-    if (status != CLI_DONE)
+    if (status != CLI_DONE || (status = take_texts(j)) != CLI_DONE ||
+        (status = quantize_options_files(call, &j->recipe, &j->texts, &j->eval_texts, &j->files)) != CLI_DONE)
         goto out;
     j->base_path = call->operand[0];
     const enum err e = gguf_open(j->base_path, &j->base, reason);
@@ -482,6 +483,7 @@ out:
     engine_close(j->engine);
     gguf_close(j->base);
     digest_task_close(j->digest);
+    files_close(&j->files);
     free(j);
     return status;
 }

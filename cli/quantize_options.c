@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
+#include "compress/report.h"
 #include "hal/block.h"
 
 const struct cli_option quantize_options[] = {
@@ -134,6 +135,30 @@ int quantize_options_recipe(struct cli_call *call, const struct quantize_setting
     if (s->sensitivity >= 0)
         r->is_left_out = s->sensitivity == 1;
     return take_prune(call, s, &r->prune);
+}
+
+int quantize_options_files(struct cli_call *call, const struct recipe *r, const struct texts *texts,
+                           const struct texts *eval_texts, struct files *files)
+{
+    char text_path[4096];
+    const struct quantize_settings *s = call->settings;
+    files_read(files, call->operand[0]);
+    files_read(files, s->plan);
+    files_read(files, r->profile);
+    for (uint32_t i = 0; i < texts->count; i++)
+        files_read(files, texts->path[i]);
+    for (uint32_t i = 0; i < eval_texts->count; i++)
+        files_read(files, eval_texts->path[i]);
+    int status = CLI_DONE;
+    if (!s->dry_run || s->rotate || recipe_prunes(&r->prune)) /* these leave files beside OUT for a while */
+        status = files_write(files, call, "--output", s->out);
+    if (status == CLI_DONE)
+        status = files_write(files, call, "--report", s->report);
+    if (status != CLI_DONE || !s->report)
+        return status;
+    if (report_text_path(s->report, text_path, sizeof text_path))
+        return cli_fail(call, CLI_USAGE, s->report, "--report", "the path is too long");
+    return files_write(files, call, "--report", text_path);
 }
 
 const char quantize_text[] =

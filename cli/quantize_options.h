@@ -5,7 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "cli/cli.h"
+#include "cli/files.h"
+#include "cli/texts.h"
 #include "compress/recipe.h"
 
 struct quantize_settings {
@@ -39,5 +40,9 @@ extern const struct cli_example quantize_examples[];
 /* The recipe that --plan names, else the default one, with what the options replace of it; texts and gates are left.
  * Returns CLI_DONE, or has called cli_fail. */
 int quantize_options_recipe(struct cli_call *call, const struct quantize_settings *s, struct recipe *r);
+
+/* All that the run reads and writes (files.h). Returns CLI_DONE, or has called cli_fail; files_close in any case. */
+int quantize_options_files(struct cli_call *call, const struct recipe *r, const struct texts *texts,
+                           const struct texts *eval_texts, struct files *files);
 
 #endif

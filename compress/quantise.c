@@ -6,9 +6,12 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "compress/claim.h"
 #include "compress/digest.h"
 #include "compress/quantise_work.h"
 #include "protocol/hex.h"
+
+enum { CLAIM_MS = 5000 }; /* whoever was killed may be dying still */
 
 /* With Hessians nothing is remembered before the first layer is: its activations follow from what was encoded
  * before. Then at the end of each. */
@@ -321,11 +324,13 @@ enum err quantise_run(const struct quantise_options *options, struct quantise_re
     struct fault own_fault = {""};
     struct quantise_work w = {.options = options, .plan = options->plan, .fault = f ? f : &own_fault};
     struct quantise_result r = {0};
+    struct claim *claim = NULL;
     const double start = now_s();
     uint32_t done = 0;
     w.fault->text[0] = 0;
     enum err e = open_result(w.plan, &r);
-    if (e || (e = open_all(&w, &done)))
+    if (e || (!options->is_claimed && (e = claim_take(options->out_path, CLAIM_MS, &claim, w.fault))) ||
+        (e = open_all(&w, &done)))
         goto out;
     w.tensor = r.tensor;
     w.progress.tensors = w.plan->tensors;
@@ -349,6 +354,7 @@ out:
     close_all(&w);
     if (is_refused) /* nothing was made that could be continued */
         quantise_discard(options->out_path);
+    claim_drop(claim);
     if (e) {
         if (w.fault->text[0] == 0)
             fault_set(w.fault, e, "%s: %s", options->out_path, err_name(e));

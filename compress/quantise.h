@@ -49,6 +49,7 @@ struct quantise_options {
     void *progress_context;
     quantise_accept_fn *accept;     /* may be NULL */
     void *accept_context;
+    bool is_claimed;                /* the caller holds the claim of out_path (claim.h); else it is taken here */
 };
 
 struct quantise_tensor {

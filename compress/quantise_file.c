@@ -171,7 +171,7 @@ static enum err begin(struct quantise_file *q, const struct plan *plan, uint32_t
     enum err e = ERR_MISMATCH;
     if (tensors > 0 && tensors <= plan->tensors)
         e = gguf_writer_begin(q->writer, tensors);
-    if (e) { /* no state, or a part that is not the state's */
+    if (e == ERR_MISMATCH) { /* no state, or a part that is not the state's */
         tensors = 0;
         unlink(q->state);
         e = gguf_writer_begin(q->writer, 0);

@@ -240,13 +240,19 @@ static enum err save(const char *path, const char *text, size_t bytes, struct fa
     return fault_set(f, ERR_IO, "%s: %s", path, strerror(error));
 }
 
+enum err report_text_path(const char *path, char *out, size_t capacity)
+{
+    const size_t bytes = strlen(path);
+    const bool is_json = bytes > 5 && strcmp(path + bytes - 5, ".json") == 0;
+    const int n = snprintf(out, capacity, "%.*s.md", (int)(is_json ? bytes - 5 : bytes), path);
+    return n > 0 && (size_t)n < capacity ? ERR_NONE : ERR_ARGUMENT;
+}
+
 enum err report_save(const struct report *r, const char *path, struct fault *f)
 {
     char text_path[PATH_BYTES], *json = NULL, *text = NULL;
     size_t text_bytes = 0;
-    const size_t bytes = strlen(path);
-    const bool is_json = bytes > 5 && strcmp(path + bytes - 5, ".json") == 0;
-    if (snprintf(text_path, sizeof text_path, "%.*s.md", (int)(is_json ? bytes - 5 : bytes), path) >= PATH_BYTES)
+    if (report_text_path(path, text_path, sizeof text_path))
         return fault_set(f, ERR_ARGUMENT, "%.80s...: the path is too long", path);
     json_t *document = report_json(r);
     FILE *to = open_memstream(&text, &text_bytes);

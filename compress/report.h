@@ -65,6 +65,9 @@ void report_text(const struct report *r, bool has_tensors, FILE *to);
 void report_text_judge(const struct judge *j, FILE *to);
 void report_text_gates(const struct judge_verdicts *v, FILE *to);
 
+/* Where the text of the report PATH lies. Errors: ERR_ARGUMENT (path too long). */
+NODISCARD enum err report_text_path(const char *path, char *out, size_t capacity);
+
 /* PATH as JSON, and the text beside it: PATH with .json replaced by .md, or PATH.md. Each file is complete or
  * not there. Errors: ERR_IO, ERR_MEMORY, ERR_ARGUMENT (path too long). */
 NODISCARD enum err report_save(const struct report *r, const char *path, struct fault *f);

@@ -87,7 +87,7 @@ static void remove_files(const char *folder)
 {
     static const char *const names[] = {"job.json",    "recipe.yaml",       "progress",
                                         "result.json", "variant.gguf.part", "variant.gguf.state",
-                                        "variant.gguf"};
+                                        "variant.gguf.lock", "variant.gguf"};
     char path[WORK_PATH + 40];
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         snprintf(path, sizeof path, "%s/%s", folder, names[i]);

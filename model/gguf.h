@@ -145,8 +145,8 @@ NODISCARD enum err gguf_writer_tensor(struct gguf_writer *w, const char *name, u
                                       uint32_t dims, const uint64_t *shape);
 
 /* Write everything before the data. resume_tensors: 0, or how many whole tensors of an earlier, kept
- * PATH.part are to be used again: its header must be byte for byte what this one would be.
- * Errors: ERR_IO, ERR_MISMATCH (that file is another one, or shorter), ERR_MEMORY. */
+ * PATH.part are to be used again: its header must be byte for byte what this one would be. From here to close
+ * PATH.part is locked (flock). Errors: ERR_IO (also: another writer has it), ERR_MISMATCH (that file is another one, or shorter), ERR_MEMORY. */
 NODISCARD enum err gguf_writer_begin(struct gguf_writer *w, uint32_t resume_tensors);
 
 /* The next bytes of the tensor data; pieces of any size up to what the current tensor still lacks; the

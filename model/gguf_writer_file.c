@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -54,6 +55,44 @@ static enum err resume(struct gguf_writer *w, const struct gguf_writer_bytes *b,
     return ERR_NONE;
 }
 
+/* Whoever held it before may have renamed or removed it between our open and our lock: then it is another file that
+ * has the name, and this one is not ours. */
+static enum err lock_part(struct gguf_writer *w, bool *is_ours)
+{
+    struct stat ours, named;
+    if (fstat(w->fd, &ours) != 0)
+        return gguf_writer_fail(w, ERR_IO, "stat");
+    if (!S_ISREG(ours.st_mode)) {
+        (void)gguf_writer_fail(w, ERR_NONE, "is there and is no regular file");
+        return ERR_IO;
+    }
+    if (flock(w->fd, LOCK_EX | LOCK_NB) != 0) {
+        (void)gguf_writer_fail(w, errno == EWOULDBLOCK ? ERR_NONE : ERR_IO,
+                               errno == EWOULDBLOCK ? "another run writes it" : "lock");
+        return ERR_IO;
+    }
+    *is_ours = stat(w->part, &named) == 0 && ours.st_dev == named.st_dev && ours.st_ino == named.st_ino;
+    return ERR_NONE;
+}
+
+/* PATH.part, locked until it is closed. */
+static enum err open_part(struct gguf_writer *w)
+{
+    for (;;) {
+        bool is_ours = false;
+        w->fd = open(w->part, O_RDWR | O_CLOEXEC | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0644);
+        if (w->fd < 0)
+            return gguf_writer_fail(w, ERR_IO, "open");
+        const enum err e = lock_part(w, &is_ours);
+        if (!e && is_ours)
+            return e;
+        close(w->fd);
+        w->fd = -1;
+        if (e)
+            return e;
+    }
+}
+
 enum err gguf_writer_begin(struct gguf_writer *w, uint32_t resume_tensors)
 {
     if (w->fd >= 0)
@@ -66,12 +105,12 @@ enum err gguf_writer_begin(struct gguf_writer *w, uint32_t resume_tensors)
         goto out;
     }
     w->data_start = b.used;
-    w->fd = open(w->part, O_RDWR | O_CLOEXEC | O_CREAT | (resume_tensors ? 0 : O_TRUNC), 0644);
-    if (w->fd < 0) {
-        e = gguf_writer_fail(w, ERR_IO, "open");
+    if ((e = open_part(w)))
         goto out;
-    }
-    e = resume_tensors ? resume(w, &b, resume_tensors) : write_all(w, b.at, b.used);
+    if (resume_tensors)
+        e = resume(w, &b, resume_tensors);
+    else
+        e = ftruncate(w->fd, 0) ? gguf_writer_fail(w, ERR_IO, "truncate") : write_all(w, b.at, b.used);
     if (e && resume_tensors) { /* not ours: leave it as it is, a begin from 0 may follow */
         close(w->fd);
         w->fd = -1;
