@@ -63,7 +63,7 @@ const struct cli_option quantize_options[] = {
      .offset = offsetof(struct quantize_settings, prune_step),
      .help = "kept FFN channels are a multiple (default 256 where that is near, else 32)"},
     {.name = "recover", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, recover),
-     .help = "solve again what stays, on --text (then the file is this machine's)"},
+     .help = "solve again what stays, layers too, on --text (then the file is this machine's)"},
     {.name = "mask", .kind = CLI_TEXT, .value = "SHARE", .offset = offsetof(struct quantize_settings, mask),
      .help = "50% or 2:4 of single weights become 0: NO smaller and NO faster file"},
     {.name = "rotate", .kind = CLI_FLAG, .offset = offsetof(struct quantize_settings, rotate),
@@ -174,8 +174,11 @@ const char quantize_text[] =
     "rows of its activations (while the text runs). --memory is kept or refused in one line that says what is\n"
     "needed. OUT.work, OUT.blocks, OUT.layers and an unnamed file of 4 bytes per token and column of the\n"
     "residual stream lie beside OUT until it is done: a copy of the base, the layers done, and what they give.\n\n"
-    "Pruning reads the base in pieces. --recover takes the text through one layer at a time: that layer, and 24 d^2\n"
-    "bytes, d the widest input that is cut (OUT.pruned and, while it runs, OUT.pruned.work: a copy of the base).\n\n"
+    "Pruning reads the base in pieces. --prune-by output and --recover take the text through one layer at a time:\n"
+    "that layer, and 40 d^2 bytes, with --recover 8 (d + w)^2 + 12 d^2, d the widest input that is cut, w the\n"
+    "stream's width. --recover aims at what the base's stream is behind each layer, so that it makes up for earlier\n"
+    "cuts and for layers that go; it keeps OUT.pruned.work, a copy of the base, and unnamed files of 16 bytes per\n"
+    "token and column of the stream while it runs. OUT.pruned stays until OUT is done.\n\n"
     "Method cascade searches on what Q8_0 keeps of the base: what comes of a base that is Q8_0 itself.\n\n"
     "--rotate multiplies the stream between layers and the values of each head by Hadamard matrices with\n"
     "signs of --seed and leaves the function as it is (llama, qwen2, qwen3). It takes the memory of one\n"
