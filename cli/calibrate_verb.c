@@ -114,6 +114,10 @@ static int finish(struct cli_call *call, struct profile *p)
         struct profile *other = NULL;
         if (!(e = profile_load(s->merge.items[i], &other, &f)))
             e = profile_merge(p, other, 1, &f);
+        if (e == ERR_MISMATCH) {
+            const struct fault why = f;
+            fault_set(&f, e, "%s: %.200s", s->merge.items[i], why.text);
+        }
         profile_close(other);
     }
     if (!e)
@@ -125,7 +129,7 @@ static int finish(struct cli_call *call, struct profile *p)
         profile_close(then);
     }
     if (e)
-        return cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
+        return cli_fail(call, e == ERR_MISMATCH ? CLI_INPUT : (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
                         f.text[0] ? f.text : cli_sentence(e));
     json_t *answer = json_pack("{s:s, s:s, s:i, s:i, s:i}", "profile", s->out, "sha256", sha256, "inputs",
                                (int)p->entries, "windows", (int)p->chunks, "window_tokens", (int)p->chunk_size);

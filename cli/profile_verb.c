@@ -38,7 +38,8 @@ struct sources {
 
 static int fail(struct cli_call *call, enum err e, const struct fault *f)
 {
-    return cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s", f->text[0] ? f->text : cli_sentence(e));
+    return cli_fail(call, e == ERR_MISMATCH ? CLI_INPUT : (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
+                    f->text[0] ? f->text : cli_sentence(e));
 }
 
 /* FILE or FILE=WEIGHT; a name that has '=' and no number behind it is a name. */
@@ -77,6 +78,10 @@ static int load_all(struct cli_call *call, struct sources *s)
         const enum err e = profile_load(path, &s->profile[i], &f);
         if (e)
             return fail(call, e, &f);
+        const char *base = s->profile[i]->base_sha256, *first = s->profile[0]->base_sha256;
+        if (base[0] && first[0] && strcmp(base, first) != 0)
+            return cli_fail(call, CLI_INPUT, path, NULL, "was taken from base %.12s, %s from %.12s", base, call->operand[0],
+                            first);
         s->weight[i] = weight;
         s->count++;
     }

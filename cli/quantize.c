@@ -57,9 +57,10 @@ struct job {
     struct fault fault;
 };
 
+/* What does not go together, a profile and a base, is bad input. */
 static int fail(struct job *j, enum err e)
 {
-    return cli_fail(j->call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
+    return cli_fail(j->call, e == ERR_MISMATCH ? CLI_INPUT : (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
                     j->fault.text[0] ? j->fault.text : cli_sentence(e));
 }
 

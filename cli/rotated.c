@@ -30,7 +30,7 @@ int rotated_make(struct cli_call *call, struct engine *engine, const struct gguf
     else if (recipe->base_sha256[0] && strcmp(recipe->base_sha256, sha256) != 0)
         e = fault_set(&f, ERR_MISMATCH, "the recipe is for base %s, this one is %s", recipe->base_sha256, sha256);
     if (e)
-        return cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s", f.text);
+        return cli_fail(call, e == ERR_MISMATCH ? CLI_INPUT : (enum cli_status)cli_status_of(e), NULL, NULL, "%s", f.text);
     recipe->base_sha256[0] = 0;
     rotate_file_path(out_path, path, ROTATED_PATH);
     const struct rotate_options o = {.base_path = gguf_path(base),

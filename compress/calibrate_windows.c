@@ -10,6 +10,8 @@ enum { LANGUAGES_MAX = 256, TEXT_BYTES_MAX = 1 << 30, HELD_EVERY = 8 };
 /* The tokens of all texts of one language, in the order given. */
 struct language {
     const char *name;
+    const char *path; /* of the first of its files */
+    uint32_t files;
     uint32_t *token;
     size_t tokens;
     size_t windows; /* to be used */
@@ -31,7 +33,7 @@ enum err calibrate_windows_read(const char *path, char **out, size_t *bytes, str
     size_t used = 0, room = 0;
     FILE *in = fopen(path, "rb");
     if (!in)
-        return fault_set(f, ERR_IO, "%s: %s", path, strerror(errno));
+        return fault_open(f, path);
     for (;;) {
         if (used == room) {
             char *longer = room < TEXT_BYTES_MAX ? realloc(text, room = room ? 2 * room : 1 << 16) : NULL;
@@ -66,7 +68,7 @@ static struct language *language_of(struct cutting *c, const struct calibrate_te
             return &c->language[i];
     if (c->languages == LANGUAGES_MAX)
         return NULL;
-    c->language[c->languages] = (struct language){.name = name};
+    c->language[c->languages] = (struct language){.name = name, .path = t->path};
     return &c->language[c->languages++];
 }
 
@@ -92,6 +94,7 @@ static enum err add_text(struct cutting *c, const struct calibrate_text *t)
         fault_set(c->fault, e, "%s: cannot be tokenised", t->path);
     else
         l->tokens += count;
+    l->files++;
 out:
     free(text);
     return e;
@@ -107,8 +110,8 @@ static enum err set_budgets(struct cutting *c, uint64_t per_language, bool balan
             tokens = (size_t)per_language;
         l->windows = tokens / c->context;
         if (l->windows == 0)
-            return fault_set(c->fault, ERR_ARGUMENT, "%s: has %zu tokens to use, one window takes %u",
-                             l->name, tokens, c->context);
+            return fault_set(c->fault, ERR_ARGUMENT, "%s%s: %zu tokens to use, one window takes %u", l->path,
+                             l->files > 1 ? " and the others of its language" : "", tokens, c->context);
         least = l->windows < least ? l->windows : least;
     }
     for (uint32_t i = 0; balanced && i < c->languages; i++)

@@ -17,4 +17,8 @@ struct fault {
 enum err fault_set(struct fault *f, enum err e, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* A file that was given cannot be opened: says so by errno, and returns ERR_NOT_FOUND where that is the file's fault
+ * (absent, not to be read, a folder), ERR_IO where it is the machine's. */
+enum err fault_open(struct fault *f, const char *path);
+
 #endif

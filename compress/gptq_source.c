@@ -1,5 +1,6 @@
 #include "compress/gptq_source.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,6 +92,15 @@ static enum err check_memory(const struct gptq_source *s, struct fault *f)
                      (double)memory / 1048576, (double)least / 1048576 + 1);
 }
 
+/* Before the copy is made that such a model runs in. */
+static enum err check_model(const struct gguf *base, struct fault *f)
+{
+    struct model_info info;
+    char reason[GGUF_REASON_BYTES] = "";
+    const enum err e = model_sizes(base, NULL, &info, reason);
+    return e ? fault_set(f, e, "%s: %s", gguf_path(base), reason[0] ? reason : err_name(e)) : e;
+}
+
 static void drop_pages(void *context)
 {
     gptq_work_drop(&((const struct gptq_source *)context)->work);
@@ -128,6 +138,8 @@ enum err gptq_source_open(const struct gptq_source_options *options, struct gptq
                                  &s->windows, f);
     if (!e)
         e = check_memory(s, f);
+    if (!e)
+        e = check_model(options->base, f);
     if (!e)
         e = gptq_work_open(&s->work, options->out_path, options->identity, p, options->base, &s->done, f);
     s->has_begun = s->done > 0;
@@ -378,7 +390,7 @@ enum err gptq_source_end(struct gptq_source *s, struct fault *f)
     if (s->done + 1 < s->until)
         e = layer_stream_advance(s->stream, NULL, f);
     if (!e && (e = gptq_work_commit(&s->work, s->done + 1)))
-        fault_set(f, e, "%s.layers: cannot be written", s->options.out_path);
+        fault_set(f, e, "%s.layers: %s", s->options.out_path, strerror(errno));
     s->members = 0;
     s->done += !e;
     return e;

@@ -52,25 +52,48 @@ static enum err write_layers(const struct gptq_work *w, uint32_t layers)
         return ERR_IO;
     bool ok = fprintf(to, "tare-gptq 1 %s %u\n", w->identity, layers) > 0 && fflush(to) == 0 && fsync(fileno(to)) == 0;
     ok = fclose(to) == 0 && ok;
-    return ok && rename(fresh, path) == 0 ? ERR_NONE : ERR_IO;
+    if (ok && rename(fresh, path) == 0)
+        return ERR_NONE;
+    const int why = errno;
+    unlink(fresh);
+    errno = why;
+    return ERR_IO;
 }
 
-static enum err copy_base(const char *from, const char *to, uint64_t bytes)
+/* A disk that is full takes a part of a piece first; the next attempt says why. */
+static enum err write_piece(int out, const char *piece, size_t bytes, const char *to, struct fault *f)
 {
-    const int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    enum err e = in >= 0 && out >= 0 ? ERR_NONE : ERR_IO;
+    for (size_t done = 0; done < bytes;) {
+        const ssize_t n = write(out, piece + done, bytes - done);
+        if (n <= 0)
+            return fault_set(f, ERR_IO, "%s: %s", to, strerror(errno));
+        done += (size_t)n;
+    }
+    return ERR_NONE;
+}
+
+static enum err copy_base(const char *from, const char *to, uint64_t bytes, struct fault *f)
+{
+    const int in = open(from, O_RDONLY | O_CLOEXEC);
+    if (in < 0)
+        return fault_open(f, from);
+    const int out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    enum err e = out >= 0 ? ERR_NONE : fault_set(f, ERR_IO, "%s: %s", to, strerror(errno));
     char *piece = malloc(PIECE);
+    if (!piece && !e)
+        e = ERR_MEMORY;
     for (uint64_t at = 0; !e && at < bytes;) {
-        const ssize_t n = piece ? read(in, piece, PIECE) : -1;
-        if (n <= 0 || write(out, piece, (size_t)n) != n)
-            e = piece ? ERR_IO : ERR_MEMORY;
+        const ssize_t n = read(in, piece, PIECE);
+        if (n <= 0)
+            e = fault_set(f, ERR_IO, "%s: %s", from, n < 0 ? strerror(errno) : "ends too soon");
+        else
+            e = write_piece(out, piece, (size_t)n, to, f);
         at += n > 0 ? (uint64_t)n : 0;
     }
     free(piece);
-    if (in >= 0)
-        close(in);
+    close(in);
     if (out >= 0 && close(out) && !e)
-        e = ERR_IO;
+        e = fault_set(f, ERR_IO, "%s: %s", to, strerror(errno));
     return e;
 }
 
@@ -84,7 +107,8 @@ uint8_t *gptq_work_data(const struct gptq_work *w, uint32_t i)
     return w->map + (gguf_tensor(w->gguf, i)->data - w->map);
 }
 
-static enum err map_work(struct gptq_work *w, const char *path, struct fault *f)
+/* What is wrong with a copy is wrong with the base: it goes by that name. */
+static enum err map_work(struct gptq_work *w, const char *path, const char *base_path, struct fault *f)
 {
     char reason[GGUF_REASON_BYTES] = "";
     const int fd = open(path, O_RDWR | O_CLOEXEC);
@@ -96,7 +120,7 @@ static enum err map_work(struct gptq_work *w, const char *path, struct fault *f)
     if (map == MAP_FAILED)
         return ERR_IO;
     w->map = map;
-    const enum err e = gguf_open_bytes(w->map, w->bytes, path, &w->gguf, reason);
+    const enum err e = gguf_open_bytes(w->map, w->bytes, base_path, &w->gguf, reason);
     return e ? fault_set(f, e, "%s", reason) : ERR_NONE;
 }
 
@@ -144,10 +168,10 @@ enum err gptq_work_open(struct gptq_work *w, const char *out_path, const char id
     enum err e = ERR_NONE;
     if (*layers == 0) {
         gptq_work_discard(out_path);
-        if ((e = copy_base(gguf_path(base), path, gguf_bytes(base))))
-            return fault_set(f, e, "%s: %s", path, strerror(errno));
+        if ((e = copy_base(gguf_path(base), path, gguf_bytes(base), f)))
+            return e;
     }
-    if ((e = map_work(w, path, f)) || (e = open_blocks(w, *layers > 0, f)))
+    if ((e = map_work(w, path, gguf_path(base), f)) || (e = open_blocks(w, *layers > 0, f)))
         return e;
     if (*layers > 0)
         restore(w, base, *layers);

@@ -300,8 +300,8 @@ static enum err check_base(const struct recipe *r, const char *base_sha256,
         return fault_set(f, ERR_MISMATCH, "recipe: is for base %.12s, this one is %.12s", r->base_sha256,
                          base_sha256);
     if (profile && profile->base_sha256[0] && strcmp(profile->base_sha256, base_sha256) != 0)
-        return fault_set(f, ERR_MISMATCH, "profile: was taken from base %.12s, this one is %.12s",
-                         profile->base_sha256, base_sha256);
+        return fault_set(f, ERR_MISMATCH, "%s: was taken from base %.12s, this one is %.12s",
+                         r->profile[0] ? r->profile : "profile", profile->base_sha256, base_sha256);
     return ERR_NONE;
 }
 

@@ -121,6 +121,18 @@ static void spend_rest(struct choice *choice, uint32_t choices, uint64_t used, u
     }
 }
 
+/* The least is said so that it can be asked for: rounded up, and with what a fraction of a byte takes. */
+static enum err too_small(const struct plan *p, uint64_t least, uint64_t limit, struct fault *f)
+{
+    uint64_t values = 0;
+    for (uint32_t i = 0; i < p->tensors; i++)
+        values += (uint64_t)p->tensor[i].rows * p->tensor[i].cols;
+    const uint64_t hundredths = values ? ((least + 1) * 800 + values - 1) / values : 0;
+    return fault_set(f, ERR_UNSUPPORTED, "bpw: the smallest types give %.2f MiB, the limit is %.2f MiB: expected at least %llu.%02llu",
+                     (double)least / 1048576, (double)limit / 1048576, (unsigned long long)(hundredths / 100),
+                     (unsigned long long)(hundredths % 100));
+}
+
 static enum err fit(struct plan *p, const struct gguf *base, struct choice *choice, uint32_t choices,
                     uint64_t limit, struct fault *f)
 {
@@ -128,8 +140,7 @@ static enum err fit(struct plan *p, const struct gguf *base, struct choice *choi
     choose(choice, choices, INFINITY);
     const uint64_t least = apply(p, base, choice, choices);
     if (least > limit)
-        return fault_set(f, ERR_UNSUPPORTED, "the smallest types give %.2f MiB, the limit is %.2f MiB",
-                         (double)least / 1048576, (double)limit / 1048576);
+        return too_small(p, least, limit, f);
     for (uint32_t i = 0; i < 200; i++) {
         const double price = (low + high) / 2;
         choose(choice, choices, price);

@@ -206,7 +206,7 @@ enum err profile_load(const char *path, struct profile **out, struct fault *f)
     struct profile *p = NULL;
     FILE *in = fopen(path, "rb");
     if (!in)
-        return fault_set(f, ERR_IO, "%s: %s", path, strerror(errno));
+        return fault_open(f, path);
     const size_t n = fread(magic, 1, sizeof magic, in);
     enum err e = profile_open(&p);
     if (!e && n == 4 && memcmp(magic, "GGUF", 4) == 0) {

@@ -101,7 +101,7 @@ static enum err read_text(struct trying *t)
 {
     FILE *in = fopen(t->options->text_path, "rb");
     if (!in)
-        return fault_set(t->fault, ERR_IO, "%s: %s", t->options->text_path, strerror(errno));
+        return fault_open(t->fault, t->options->text_path);
     t->text = malloc(TEXT_BYTES);
     t->bytes = t->text ? fread(t->text, 1, TEXT_BYTES, in) : 0;
     const bool failed = ferror(in) != 0;

@@ -38,14 +38,16 @@ struct prune_source {
     enum err error; /* of the observer */
 };
 
+/* A disk that is full takes a part of a piece first; the next attempt sets errno. */
 static enum err copy_file(int from, int to)
 {
     char *piece = malloc(PIECE);
-    ssize_t n = 0;
+    ssize_t n = 0, done;
     enum err e = piece ? ERR_NONE : ERR_MEMORY;
     while (!e && (n = read(from, piece, PIECE)) > 0)
-        if (write(to, piece, (size_t)n) != n)
-            e = ERR_IO;
+        for (ssize_t at = 0; !e && at < n; at += done)
+            if ((done = write(to, piece + at, (size_t)(n - at))) <= 0)
+                e = ERR_IO;
     free(piece);
     return e ? e : n < 0 ? ERR_IO : ERR_NONE;
 }
@@ -62,12 +64,13 @@ static enum err map_base(struct prune_source *s, struct fault *f)
         fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
         s->has_copy = fd >= 0;
         const enum err e = fd >= 0 ? copy_file(base, fd) : ERR_IO;
+        if (e)
+            fault_set(f, e, "%s: %s", path, e == ERR_IO ? strerror(errno) : err_name(e));
         close(base);
         if (e) {
-            const enum err why = fault_set(f, e, "%s: %s", path, strerror(errno));
             if (fd >= 0)
                 close(fd);
-            return why;
+            return e;
         }
     }
     const off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);

@@ -1,6 +1,7 @@
 #include "compress/quantise.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -30,11 +31,14 @@ static enum err checkpoint(struct quantise_work *w, uint32_t i)
 static enum err take_tensor(struct quantise_work *w, uint32_t i)
 {
     enum err e = quantise_tensor_take(w, i);
-    if (e)
-        return e == ERR_CANCELLED || (w->fault && w->fault->text[0])
-                   ? e
-                   : fault_set(w->fault, e, "%s: cannot be quantised: %s", w->progress.name, err_name(e));
-    return checkpoint(w, i);
+    const bool is_taken = e == ERR_NONE;
+    if (is_taken)
+        e = checkpoint(w, i);
+    if (!e || e == ERR_CANCELLED || w->fault->text[0])
+        return e;
+    if (e == ERR_IO && quantise_file_reason(w->file)[0])
+        return fault_set(w->fault, e, "%s", quantise_file_reason(w->file));
+    return fault_set(w->fault, e, "%s: cannot be %s: %s", w->progress.name, is_taken ? "kept" : "quantised", err_name(e));
 }
 
 /* The plan must fit the base, and what it wants must be here. */
@@ -318,6 +322,32 @@ void quantise_result_close(struct quantise_result *r)
     r->tensors = 0;
 }
 
+/* Would the same run, later, or one with more memory, come further? */
+static bool may_pass(enum err e)
+{
+    return e == ERR_IO || e == ERR_MEMORY || e == ERR_CANCELLED || e == ERR_DEVICE || e == ERR_TIMEOUT || e == ERR_CRASHED;
+}
+
+/* After an error: what can be continued is left and said, what cannot goes. has_begun: all was opened. */
+static void leave(struct quantise_work *w, enum err e, bool has_begun, enum quantise_file_left left)
+{
+    const char *out_path = w->options->out_path;
+    char *text = w->fault->text;
+    if (left == QUANTISE_FILE_REFUSED)
+        prune_file_discard(out_path);
+    if (left == QUANTISE_FILE_NONE || left == QUANTISE_FILE_REFUSED)
+        return;
+    if (left == QUANTISE_FILE_PART || (has_begun && !may_pass(e))) {
+        quantise_file_discard(out_path);
+        if (!may_pass(e))
+            prune_file_discard(out_path);
+        return;
+    }
+    const size_t used = strlen(text), room = sizeof w->fault->text;
+    if (e == ERR_IO && used > 0 && used + 32 < room)
+        snprintf(text + used, room - used, "; run again to continue");
+}
+
 enum err quantise_run(const struct quantise_options *options, struct quantise_result *out,
                       struct fault *f)
 {
@@ -326,12 +356,14 @@ enum err quantise_run(const struct quantise_options *options, struct quantise_re
     struct quantise_result r = {0};
     struct claim *claim = NULL;
     const double start = now_s();
+    bool has_begun = false;
     uint32_t done = 0;
     w.fault->text[0] = 0;
     enum err e = open_result(w.plan, &r);
     if (e || (!options->is_claimed && (e = claim_take(options->out_path, CLAIM_MS, &claim, w.fault))) ||
         (e = open_all(&w, &done)))
         goto out;
+    has_begun = true;
     w.tensor = r.tensor;
     w.progress.tensors = w.plan->tensors;
     for (uint32_t i = 0; i < w.plan->tensors; i++)
@@ -350,14 +382,16 @@ enum err quantise_run(const struct quantise_options *options, struct quantise_re
         prune_file_discard(options->out_path);
     r.seconds = now_s() - start;
 out:
-    const bool is_refused = e == ERR_ARGUMENT && w.file && !w.source && done == 0;
+    if (e && w.fault->text[0] == 0)
+        fault_set(w.fault, e, "%s: %s", options->out_path, err_name(e));
+    enum quantise_file_left left = quantise_file_left(w.file);
+    if (left == QUANTISE_FILE_PART && w.source && gptq_source_done(w.source) > 0)
+        left = QUANTISE_FILE_STATE; /* its own */
     close_all(&w);
-    if (is_refused) /* nothing was made that could be continued */
-        quantise_discard(options->out_path);
+    if (e)
+        leave(&w, e, has_begun, left);
     claim_drop(claim);
     if (e) {
-        if (w.fault->text[0] == 0)
-            fault_set(w.fault, e, "%s: %s", options->out_path, err_name(e));
         if (e != ERR_GATE)
             quantise_result_close(&r);
     }

@@ -36,6 +36,9 @@ struct follower {
 struct quantise_file {
     struct gguf_writer *writer;
     struct follower *follower;
+    uint32_t kept; /* tensors that the state on the disk tells of */
+    bool is_refused;
+    char reason[PATH_BYTES + 128];
     char part[PATH_BYTES];
     char state[PATH_BYTES];
     char refused[PATH_BYTES];
@@ -152,7 +155,7 @@ static uint32_t read_state(const struct quantise_file *q)
     return n == 3 && end == '\n' && strcmp(identity, q->identity) == 0 ? tensors : 0;
 }
 
-static enum err write_state(const struct quantise_file *q, uint32_t tensors)
+static enum err write_state(struct quantise_file *q, uint32_t tensors)
 {
     char fresh[PATH_BYTES + 8];
     snprintf(fresh, sizeof fresh, "%s.new", q->state);
@@ -162,7 +165,11 @@ static enum err write_state(const struct quantise_file *q, uint32_t tensors)
     bool ok = fprintf(to, "tare-quantise 1 %s %u\n", q->identity, tensors) > 0 && fflush(to) == 0 &&
               fsync(fileno(to)) == 0;
     ok = fclose(to) == 0 && ok;
-    return ok && rename(fresh, q->state) == 0 ? ERR_NONE : ERR_IO;
+    if (ok && rename(fresh, q->state) == 0)
+        return ERR_NONE;
+    snprintf(q->reason, sizeof q->reason, "%s: %s", fresh, strerror(errno));
+    unlink(fresh);
+    return ERR_IO;
 }
 
 static enum err begin(struct quantise_file *q, const struct plan *plan, uint32_t *done)
@@ -177,7 +184,7 @@ static enum err begin(struct quantise_file *q, const struct plan *plan, uint32_t
         e = gguf_writer_begin(q->writer, 0);
     }
     if (!e)
-        *done = tensors;
+        *done = q->kept = tensors;
     return e;
 }
 
@@ -265,6 +272,8 @@ enum err quantise_file_checkpoint(struct quantise_file *q, uint32_t tensors, boo
     enum err e = gguf_writer_sync(q->writer);
     if (!e)
         e = write_state(q, tensors);
+    if (!e)
+        q->kept = tensors;
     q->synced = q->written;
     q->synced_s = now;
     return e;
@@ -272,6 +281,7 @@ enum err quantise_file_checkpoint(struct quantise_file *q, uint32_t tensors, boo
 
 void quantise_file_refuse(struct quantise_file *q)
 {
+    q->is_refused = true;
     unlink(q->state);
     if (rename(q->part, q->refused))
         unlink(q->part);
@@ -320,12 +330,27 @@ void quantise_file_close(struct quantise_file *q)
     free(q);
 }
 
-void quantise_discard(const char *out_path)
+enum quantise_file_left quantise_file_left(const struct quantise_file *q)
+{
+    return !q ? QUANTISE_FILE_NONE : q->is_refused ? QUANTISE_FILE_REFUSED : q->kept ? QUANTISE_FILE_STATE : QUANTISE_FILE_PART;
+}
+
+const char *quantise_file_reason(const struct quantise_file *q)
+{
+    return q->reason[0] ? q->reason : gguf_writer_reason(q->writer);
+}
+
+void quantise_file_discard(const char *out_path)
 {
     static const char *const suffixes[] = {".part", ".state", ".state.new", ".refused", ".work", ".blocks", ".layers", ".layers.new"};
     char path[PATH_BYTES];
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
         if (snprintf(path, sizeof path, "%s%s", out_path, suffixes[i]) < PATH_BYTES)
             unlink(path);
+}
+
+void quantise_discard(const char *out_path)
+{
+    quantise_file_discard(out_path);
     prune_file_discard(out_path);
 }

@@ -37,6 +37,16 @@ void quantise_file_refuse(struct quantise_file *q);
 /* OUT.part, where the file lies until then. */
 const char *quantise_file_part(const struct quantise_file *q);
 
+/* What close leaves: nothing is open; a part that no state tells of; a part with its state; OUT.refused. */
+enum quantise_file_left { QUANTISE_FILE_NONE, QUANTISE_FILE_PART, QUANTISE_FILE_STATE, QUANTISE_FILE_REFUSED };
+enum quantise_file_left quantise_file_left(const struct quantise_file *q); /* NULL is allowed */
+
+/* Which file failed last and why, one line; "" if none did. */
+const char *quantise_file_reason(const struct quantise_file *q);
+
+/* Remove all that lies beside out_path but a pruned base. */
+void quantise_file_discard(const char *out_path);
+
 /* Without commit the part and its state are left for a later run. NULL is allowed. */
 void quantise_file_close(struct quantise_file *q);
 

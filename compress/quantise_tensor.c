@@ -1,4 +1,5 @@
 /* quantise_tensor.c: one tensor after the other, in strips of rows. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +18,10 @@ enum {
 /* To the file, or, out of its order, to the source. */
 static enum err append(struct quantise_work *w, uint32_t i, const void *data, size_t bytes)
 {
-    return w->is_streaming ? gptq_source_keep(w->source, i, data, bytes) : quantise_file_append(w->file, data, bytes);
+    if (!w->is_streaming)
+        return quantise_file_append(w->file, data, bytes);
+    const enum err e = gptq_source_keep(w->source, i, data, bytes);
+    return e == ERR_IO ? fault_set(w->fault, e, "%s.blocks: %s", w->options->out_path, strerror(errno)) : e;
 }
 
 static bool is_gptq(const struct plan_tensor *t)

@@ -445,7 +445,7 @@ enum err recipe_load(const char *path, struct recipe *out, struct fault *f)
     char *text = NULL;
     FILE *in = fopen(path, "rb");
     if (!in)
-        return fault_set(f, ERR_IO, "%s: %s", path, strerror(errno));
+        return fault_open(f, path);
     if (!(text = malloc(RECIPE_BYTES_MAX + 1))) {
         e = ERR_MEMORY;
         goto out;

@@ -332,6 +332,7 @@ static enum err map_file(struct gguf *g, char *reason)
     void *map;
     const int fd = open(g->path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &status) != 0) {
+        e = errno == ENOENT || errno == ENOTDIR || errno == EACCES ? ERR_NOT_FOUND : ERR_IO;
         snprintf(reason, GGUF_REASON_BYTES, "%s: %s", short_path(g), strerror(errno));
         goto out;
     }

@@ -149,17 +149,22 @@ enum err import_write(struct import_source *s, struct import_report *report)
         e = import_fail(s, ERR_MEMORY, "no memory for a strip of rows");
     if (!e)
         e = begin(s, &report->resumed);
-    if (!e)
-        gguf_writer_keep(s->writer);
+    uint32_t whole = 0;
     for (uint32_t i = 0; i < s->tensors && !e; i++) {
         if (i >= report->resumed)
             e = stream_tensor(s, &s->tensor[i], strip, row);
+        whole += !e;
         done += import_bytes(&s->tensor[i]);
         if (s->options->progress)
             s->options->progress(s->options->progress_context, done, total);
     }
     if (!e)
         e = gguf_writer_commit(s->writer);
+    if ((e == ERR_IO || e == ERR_MEMORY) && whole > 0) { /* a full disk, not a bad input: another run goes on */
+        gguf_writer_keep(s->writer);
+        if (!s->reason[0] && e == ERR_IO)
+            snprintf(s->reason, GGUF_REASON_BYTES, "%.120s; run again to continue", gguf_writer_reason(s->writer));
+    }
     free(strip);
     free(row);
     return e;
