@@ -8,8 +8,10 @@
 #include "cli/files.h"
 #include "cli/texts.h"
 #include "compress/calibrate.h"
+#include "compress/finite.h"
 #include "compress/ranges.h"
 #include "hal/engine.h"
+#include "model/gguf.h"
 
 enum { SECTIONS_MAX = 256, PATH_BYTES = 4096 };
 
@@ -147,6 +149,19 @@ static int finish(struct cli_call *call, struct profile *p)
     return CLI_DONE;
 }
 
+/* Statistics of a base that has weights that are no numbers would be none. */
+static enum err check_base(const char *path, struct engine *engine, struct fault *f)
+{
+    char reason[GGUF_REASON_BYTES] = "";
+    struct gguf *base = NULL;
+    enum err e = gguf_open(path, &base, reason);
+    if (e)
+        return fault_set(f, e, "%s", reason[0] ? reason : err_name(e));
+    e = finite_file(base, engine, f);
+    gguf_close(base);
+    return e;
+}
+
 static int calibrate(struct cli_call *call)
 {
     static struct texts texts;
@@ -168,7 +183,9 @@ static int calibrate(struct cli_call *call)
         files_close(&files);
         return status;
     }
-    enum err e = s->ranges ? ranges_open(s->percentile, &ranges) : ERR_NONE;
+    enum err e = check_base(call->operand[0], engine, &f);
+    if (!e && s->ranges)
+        e = ranges_open(s->percentile, &ranges);
     progress_open(&progress, call, "calibrate", "tokens", 0);
     struct calibrate_options o = {.base_path = call->operand[0],
                                         .engine = engine,

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "cli/leave_one_out.h"
+#include "cli/quantize_check.h"
 #include "cli/quantize_options.h"
 #include "cli/rotated.h"
 #include "cli/texts.h"
@@ -15,7 +16,6 @@
 #include "compress/digest.h"
 #include "compress/layer_stream.h"
 #include "compress/prune_base.h"
-#include "compress/prune_choose.h"
 #include "compress/report.h"
 #include "compress/resident.h"
 #include "compress/rotate.h"
@@ -51,7 +51,7 @@ struct job {
     struct files files;
     struct judge judge;
     struct judge_verdicts verdicts;
-    bool is_judged;
+    bool is_judged, is_finite;
     struct report report;
     double stage_s; /* when the stage in work began */
     struct fault fault;
@@ -196,17 +196,6 @@ static int show_pruning(void *context)
     struct progress *p = context;
     progress_update(p, p->done + 1, NULL);
     return 0;
-}
-
-/* What pruning will refuse is said before the text runs that the profile is made of. */
-static int check_pruning(struct job *j)
-{
-    const bool has_text = j->texts.count > 0;
-    if (!recipe_prunes(&j->recipe.prune))
-        return CLI_DONE;
-    const enum err e = prune_choose_check(&j->recipe.prune, j->base, j->recipe.profile[0] || has_text, has_text,
-                                          (uint64_t)j->call->common.memory_bytes, &j->fault);
-    return e ? fail(j, e) : CLI_DONE;
 }
 
 /* The pruned base takes the place of the base in everything that follows but the plan's name of it. */
@@ -410,6 +399,7 @@ static int derive(struct job *j)
                                        .profile = j->profile,
                                        .engine = j->engine,
                                        .memory_bytes = (uint64_t)j->call->common.memory_bytes,
+                                       .is_finite = j->is_finite,
                                        .is_measured = s->measure || s->report,
                                        .text = j->texts.path,
                                        .language = j->texts.name,
@@ -459,7 +449,8 @@ static int quantize(struct cli_call *call)
     }
     if ((status = cli_engine_open(call, &j->engine)) != CLI_DONE)
         goto out;
-    if ((status = check_pruning(j)) != CLI_DONE)
+    if ((status = quantize_check_pruning(call, &j->recipe, j->base, j->texts.count > 0)) != CLI_DONE ||
+        (status = quantize_check_base(call, &j->recipe, j->base, j->engine, j->texts.count > 0, &j->is_finite)) != CLI_DONE)
         goto out;
     if (j->settings->rotate && (status = rotate(j)) != CLI_DONE)
         goto out;

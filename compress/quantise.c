@@ -9,6 +9,7 @@
 
 #include "compress/claim.h"
 #include "compress/digest.h"
+#include "compress/finite.h"
 #include "compress/quantise_work.h"
 #include "protocol/hex.h"
 
@@ -203,6 +204,22 @@ static enum err open_source(struct quantise_work *w, const char *identity)
     return e;
 }
 
+/* What a text is taken through is looked at before, all of it: behind a weight that is no number nothing is one. */
+static enum err check_base(struct quantise_work *w)
+{
+    char reason[GGUF_REASON_BYTES] = "";
+    const struct quantise_options *o = w->options;
+    struct gguf *base = NULL;
+    if (o->is_finite || !(w->plan->prune || quantise_tensor_wants_gptq(w->plan)))
+        return ERR_NONE;
+    enum err e = gguf_open(o->base_path, &base, reason);
+    if (e)
+        return fault_set(w->fault, e, "%s", reason);
+    e = finite_file(base, w->engine, w->fault);
+    gguf_close(base);
+    return e;
+}
+
 static enum err open_all(struct quantise_work *w, uint32_t *done)
 {
     char identity[DIGEST_HEX];
@@ -216,7 +233,7 @@ static enum err open_all(struct quantise_work *w, uint32_t *done)
         w->engine = w->own;
     w->threads = w->engine->host.threads;
     w->engine_threads = w->engine->threads;
-    if ((e = open_base(w)) || (e = check_options(w)))
+    if ((e = check_base(w)) || (e = open_base(w)) || (e = check_options(w)))
         return e;
     if ((e = quantise_tensor_room(w)) || (e = identify(w, identity)))
         return e;

@@ -3,7 +3,8 @@
  * One tensor at a time in strips of rows through the engine's decode and encode; the base is mapped and
  * its pages are given back as it is read. Peak memory beside the map is strips and one checkpoint
  * record. The output grows in OUT.part; after every tensor a record in OUT.state names what is done, so
- * a killed run continues where it was. The finished file is synced and renamed to OUT.
+ * a killed run continues where it was. The finished file is synced and renamed to OUT. A NaN or an infinity in a
+ * tensor that is encoded is ERR_FORMAT, names file, tensor, row and column, and leaves nothing.
  *
  * For rtn, search and awq the bytes depend on base, plan and profile only, on no plugin, thread count
  * or architecture. A plan that prunes first makes OUT.pruned (prune_base.h); without recovery the same holds.
@@ -40,6 +41,7 @@ struct quantise_options {
     uint32_t threads;               /* for an engine that is opened here; 0: from the device */
     uint64_t memory_bytes;          /* resident memory of the process at most; refused where it cannot be kept.
                                      * 0: strips of 64 MiB, Hessians as gptq_source.h says */
+    bool is_finite;                 /* the caller has been through finite_file with the base */
     bool is_measured;               /* also measure the error of every tensor (costs a decode) */
     const char *const *text;        /* gptq and pruning that recovers: calibration texts */
     const char *const *language;    /* [texts], equal tokens of each; NULL: one group */

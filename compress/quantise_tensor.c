@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compress/finite.h"
 #include "compress/quantise_work.h"
 #include "compress/resident.h"
 #include "hal/block.h"
@@ -12,6 +13,7 @@ enum {
     MEMORY_SLACK = 6 << 20, /* of threads, the digest and what allocators keep */
     STRIP_BYTES = 8 << 20, /* of F32: more gains nothing */
     COPY_BYTES = 1 << 20,
+    CHECK_VALUES = 1 << 18,
     CHEAP = 16 /* as much faster is what needs no Hessian, at least */
 };
 
@@ -118,6 +120,28 @@ static void measure(struct quantise_work *w, uint32_t rows, uint32_t cols, const
         }
 }
 
+/* Rows of the base as they came, and what they decode to, while both are still in a cache. */
+static enum err check_rows(const struct quantise_work *w, uint32_t i, uint32_t row, uint32_t rows, const float *x)
+{
+    return finite_rows(w->options->base_path, gguf_tensor(w->base, i), row, rows, x, w->fault);
+}
+
+/* In pieces that the check still finds near the processor: it costs nothing that can be measured then. */
+static enum err decode_strip(struct quantise_work *w, uint32_t i, uint32_t row, uint32_t rows)
+{
+    const struct gguf_tensor *from = gguf_tensor(w->base, i);
+    const uint32_t cols = w->plan->tensor[i].cols, most = cols < CHECK_VALUES ? CHECK_VALUES / cols : 1;
+    enum err e = ERR_NONE;
+    for (uint32_t at = 0, n; at < rows && !e; at += n) {
+        n = rows - at < most ? rows - at : most;
+        float *x = w->x + (size_t)at * cols;
+        e = w->engine->ops.decode(w->engine->dev, from->type, from->data + (size_t)(row + at) * from->row_bytes,
+                                  n * from->row_bytes, n, cols, x);
+        e = e ? e : check_rows(w, i, row + at, n, x);
+    }
+    return e;
+}
+
 /* What the blocks of rows [row, row + rows) say, compared with x and handed to later layers. */
 static enum err look_back(struct quantise_work *w, uint32_t i, uint32_t row, uint32_t rows, const float *x,
                           const uint8_t *blocks)
@@ -152,7 +176,7 @@ static enum err encode_strip(struct quantise_work *w, uint32_t i, uint32_t row, 
     const size_t bytes = rows * block_row_bytes(to->type, to->cols);
     const uint8_t *data = from->data + (size_t)row * from->row_bytes;
     const float *column, *row_scale;
-    enum err e = ops->decode(w->engine->dev, from->type, data, rows * from->row_bytes, rows, to->cols, w->x);
+    enum err e = decode_strip(w, i, row, rows);
     if (e)
         return e;
     awq_scales(w->awq, i, &column, &row_scale);
@@ -225,6 +249,7 @@ static enum err scheme_tensor(struct quantise_work *w, uint32_t i)
         const uint32_t rows = to->rows - row < most ? to->rows - row : most;
         const uint8_t *data = from->data + (size_t)row * from->row_bytes;
         if ((e = w->engine->ops.decode(w->engine->dev, from->type, data, rows * from->row_bytes, rows, to->cols, x)) ||
+            (e = check_rows(w, i, row, rows, x)) ||
             (e = scheme_encode(s, to->type, x, rows, to->cols, scratch, out)) ||
             (e = append(w, i, out, rows * row_bytes)))
             break;
@@ -258,7 +283,7 @@ static enum err feed_back_tensor(struct quantise_work *w, uint32_t i, struct gpt
     enum err e = x && blocks ? w->engine->ops.decode(w->engine->dev, from->type, from->data, from->bytes, to->rows,
                                                      to->cols, x)
                              : ERR_MEMORY;
-    if (e)
+    if (e || (e = check_rows(w, i, 0, to->rows, x)))
         goto out;
     awq_scales(w->awq, i, &column, &row_scale);
     awq_apply(x, 0, to->rows, to->cols, column, row_scale);

@@ -56,5 +56,23 @@ want 0 '^tare: gate decode_tok_s: not measured here' \
     "$tare" quantize "$model" -o a.gguf --quiet --plan both.yaml --eval-text held.txt
 [ -s a.gguf ] || fail "nothing was made"
 "$tare" quantize "$model" -o b.gguf --quiet --plan both.yaml --dry-run >out 2>err || fail "a recipe cannot be planned: $(cat err)"
+
+# A base with weights that are no numbers is refused by name, and nothing is left: by every way to read it.
+cp "$model" inf.gguf
+printf '\000\174' | dd of=inf.gguf bs=1 seek=$((bytes - 2)) conv=notrunc status=none
+says='^tare: [^:]*(nan|inf)\.gguf: [a-z0-9_.]+: row [0-9]+, column [0-9]+: the weight is no finite number$'
+for base in nan.gguf inf.gguf; do
+    for options in "--type Q8_0 --method rtn" "--type Q4_K" "--scheme 4" "--bpw 4.5" "--type Q4_0 --method gptq --text held.txt" \
+        "--prune 20%" "--rotate --type Q8_0"; do
+        # shellcheck disable=SC2086
+        want 3 "$says" "$tare" quantize $base -o c.gguf --quiet $options
+        [ -z "$(ls c.gguf* c.* 2>/dev/null)" ] || { fail "$options leaves $(ls c.*)"; rm -f c.*; }
+    done
+    want 3 "$says" "$tare" calibrate $base --text held.txt -o c.gguf --quiet
+done
+"$tare" quantize "$model" -o q8.gguf --quiet --type Q8_0 --method rtn >/dev/null || fail "Q8_0: status $?"
+q8=$(stat -c %s q8.gguf)
+head -c $((34 * 8)) /dev/zero | tr '\0' '\377' | dd of=q8.gguf bs=1 seek=$((q8 - 34 * 8)) conv=notrunc status=none
+want 3 '^tare: q8.gguf: .*the weight is no finite number$' "$tare" quantize q8.gguf -o c.gguf --quiet --type Q4_0
 [ $bad -eq 0 ] && echo "gates: loud"
 exit $bad
