@@ -1,8 +1,10 @@
 /* calibrate_verb.c: tare calibrate: texts through a base, second moments of every linear input out. */
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/files.h"
@@ -88,6 +90,11 @@ static int claim_files(struct cli_call *call, const struct texts *texts, struct 
     files_read(files, call->operand[0]);
     for (uint32_t i = 0; i < texts->count; i++)
         files_read(files, texts->path[i]);
+    for (size_t i = 0; i < s->merge.count; i++)
+        if (access(s->merge.items[i], R_OK))
+            return cli_fail(call, CLI_INPUT, s->merge.items[i], NULL, "%s", strerror(errno));
+    if (s->compare && access(s->compare, R_OK))
+        return cli_fail(call, CLI_INPUT, s->compare, NULL, "%s", strerror(errno));
     files_read_list(files, &s->merge);
     files_read(files, s->compare);
     int status = files_write(files, call, "--output", s->out);

@@ -3,14 +3,44 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "compress/claim.h"
 
-enum { PATH_BYTES = 4096 };
+enum { PATH_BYTES = 4096, LOCKS_MAX = 64 };
+
+/* A run that is interrupted takes its lock files with it. Only what a signal handler may touch: pointers are set
+ * before they are counted, and each lives until it no longer is. */
+static const char *lock[LOCKS_MAX];
+static volatile sig_atomic_t locks;
+static volatile pid_t locks_of; /* a forked child has none */
+
+static void on_signal(int signal_number)
+{
+    for (sig_atomic_t i = 0; i < locks && getpid() == locks_of; i++)
+        unlink(lock[i]);
+    signal(signal_number, SIG_DFL);
+    raise(signal_number);
+}
+
+static void watch(const struct claim *claim)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction now, ours = {.sa_handler = on_signal};
+    locks_of = getpid();
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (sigaction(numbers[i], NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+            (void)sigaction(numbers[i], &ours, NULL);
+    if (locks < LOCKS_MAX) {
+        lock[locks] = claim_path(claim);
+        locks = locks + 1;
+    }
+}
 
 /* Zero, or errno where its folder is not there. */
 static int identify(const char *path, struct files_entry *out)
@@ -127,14 +157,17 @@ int files_write(struct files *f, struct cli_call *call, const char *option, cons
     struct files_entry *entry = f->is_short ? NULL : add(f, &e, path);
     if (!entry)
         return cli_fail(call, CLI_ENVIRONMENT, NULL, NULL, "no memory");
-    if (claim_take(path, 0, &entry->claim, &fault) == ERR_NONE)
+    if (claim_take(path, 0, &entry->claim, &fault) == ERR_NONE) {
+        watch(entry->claim);
         return CLI_DONE;
+    }
     free(f->entry[--f->entries].path);
     return cli_fail(call, CLI_ENVIRONMENT, NULL, NULL, "%s", fault.text[0] ? fault.text : "no memory");
 }
 
 void files_close(struct files *f)
 {
+    locks = 0; /* a verb has one set of files */
     for (uint32_t i = 0; i < f->entries; i++) {
         claim_drop(f->entry[i].claim);
         free(f->entry[i].path);

@@ -464,7 +464,7 @@ static int quantize(struct cli_call *call)
         goto out;
     status = j->settings->dry_run ? answer(j, NULL) : derive(j);
 out:
-    if (j->pruned.gguf && j->settings->dry_run)
+    if (j->pruned.gguf && (j->settings->dry_run || (!j->plan && status != CLI_ENVIRONMENT)))
         prune_file_discard(j->settings->out);
     if (j->rotated_path[0])
         rotate_file_discard(j->settings->out);

@@ -164,7 +164,8 @@ int quantize_options_files(struct cli_call *call, const struct recipe *r, const 
 const char quantize_text[] =
     "Types: F16 BF16 Q8_0 Q6_K Q5_K Q5_1 Q5_0 Q4_K Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K Q2_K, and NF4, which only\n"
     "tare reads (--export). A run that was stopped continues where it was when it is started again with\n"
-    "the same options.\n\n"
+    "the same options. While one works, OUT.lock keeps others from OUT (status 4); it ends with the process,\n"
+    "however that ends. OUT and reports are new or regular files, none that the run reads, and no symbolic link.\n\n"
     "A gate that nothing here can measure is an error before any work is done: those of quality need --eval-text or\n"
     "--eval-language. What a recipe asks of speed, memory and energy is left to devices, with a line on standard error.\n"
     "A base with NaN or infinite weights in a tensor that is to be quantised is refused.\n\n"

@@ -1,8 +1,9 @@
 /* sign.c: tare sign: a signature beside each file, as minisign makes them. */
 #include <jansson.h>
 #include <stdio.h>
+#include <unistd.h>
 
-#include "cli/cli.h"
+#include "cli/files.h"
 #include "protocol/keys.h"
 #include "protocol/minisign.h"
 
@@ -50,6 +51,14 @@ static int sign(struct cli_call *call)
     for (int i = 0; status == CLI_DONE && i < call->operands; i++) {
         char path[4096];
         int n = snprintf(path, sizeof path, "%s.minisig", call->operand[i]);
+        struct files files = {0};
+        files_read(&files, s->key);
+        files_read(&files, call->operand[i]);
+        if (n > 0 && (size_t)n < sizeof path && access(call->operand[i], F_OK) == 0 &&
+            (status = files_write(&files, call, NULL, path)) != CLI_DONE) {
+            files_close(&files);
+            break;
+        }
         enum err e = n < 0 || (size_t)n >= sizeof path
                          ? ERR_ARGUMENT
                          : minisign_file_sign(&key, call->operand[i], s->comment, path);
@@ -59,6 +68,7 @@ static int sign(struct cli_call *call)
         else if (e)
             status = cli_fail(call, (enum cli_status)cli_status_of(e), call->operand[i], NULL, "%s",
                               cli_sentence(e));
+        files_close(&files);
         if (e)
             break;
         json_array_append_new(made, json_string(path));

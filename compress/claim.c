@@ -78,3 +78,8 @@ void claim_drop(struct claim *c)
     close(c->fd);
     free(c);
 }
+
+const char *claim_path(const struct claim *c)
+{
+    return c->path;
+}

@@ -15,4 +15,7 @@ struct claim;
 NODISCARD enum err claim_take(const char *out_path, unsigned wait_ms, struct claim **out, struct fault *f);
 void claim_drop(struct claim *c); /* NULL is allowed */
 
+/* OUT.lock; lives as long as the claim. */
+const char *claim_path(const struct claim *c);
+
 #endif

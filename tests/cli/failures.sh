@@ -53,10 +53,14 @@ least=$(sed -n 's/.*expected at least //p' err)
 rm -f o.gguf
 want 3 'expected at least' "$tare" quantize base.gguf "${out[@]}" --bpw "$(awk "BEGIN { print $least - 0.02 }")"
 
+want 3 'expected at least' "$tare" quantize base.gguf "${out[@]}" --bpw 0.5 --prune 20%
+left "an impossible --bpw of a pruned base"
+
 # ---- a file that is not there is bad input, whoever reads it ----
 printf 'type: q4_k\ncalibration: {texts: [nofile]}\n' >texts.yaml
 printf 'type: q4_k\ncalibration: {profile: nofile}\n' >profile.yaml
 for command in "inspect nofile" "calibrate nofile -o o.gguf --text $text" "calibrate base.gguf -o o.gguf --text nofile" \
+    "calibrate base.gguf -o o.gguf --text $text --merge nofile" "calibrate base.gguf -o o.gguf --text $text --compare nofile" \
     "profile nofile" "profile p.gguf --compare nofile" "quantize nofile -o o.gguf" "quantize base.gguf -o o.gguf --plan nofile" \
     "quantize base.gguf -o o.gguf --profile nofile" "quantize base.gguf -o o.gguf --plan texts.yaml" \
     "quantize base.gguf -o o.gguf --plan profile.yaml" "eval nofile --text $text" "eval base.gguf --text nofile" \

@@ -62,6 +62,23 @@ running=()
 [ "$(ls o.gguf*)" = o.gguf ] || fail "left beside it: $(ls o.gguf*)"
 clean
 
+# an interrupted run takes its lock file with it
+for signal in INT TERM; do
+    # bash starts what runs behind it with SIGINT ignored; setsid -w and env do not undo that, python does
+    python3 -c 'import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])' "${gptq[@]}" >/dev/null 2>&1 &
+    first=$!
+    running=("$first")
+    for ((i = 0; i < 1000; i++)); do [ -e o.gguf.work ] && break; sleep 0.01; done
+    kill -$signal $first
+    wait $first
+    [ $? -gt 128 ] || fail "SIG$signal does not end it"
+    running=()
+    [ ! -e o.gguf.lock ] || fail "SIG$signal leaves the lock file"
+    clean
+done
+
 # two at the same time: exactly one of them is done, and the file is its
 for round in 1 2 3; do
     "$tare" quantize base.gguf -o o.gguf --type q4_k --quiet >a.out 2>a.err & a=$!
@@ -99,6 +116,12 @@ for out in "${special[@]}"; do
     [ "$(stat -c '%F %i' "$out")" = "$before" ] || fail "$out is no longer what it was"
     [ -z "$(ls | grep -F "$out.")" ] || fail "left beside $out: $(ls | grep -F "$out.")"
 done
+"$tare" keygen -o sign.key --quiet >out 2>err || fail "$(cat err)"
+mkfifo notes.minisig
+: >notes
+want 2 '^tare: notes.minisig: is a pipe' "$tare" sign -k sign.key notes
+[ -p notes.minisig ] || fail "notes.minisig is no longer what it was"
+rm -f notes notes.minisig
 want 2 "^tare: --output: expected the name of a file, found ''" "$tare" quantize base.gguf -o '' --quiet
 want 2 'found that of a folder' "$tare" quantize base.gguf -o nothing/ --quiet
 want 4 '^tare: nothing/o.gguf: --output: No such file or directory' "$tare" quantize base.gguf -o nothing/o.gguf --quiet

@@ -306,6 +306,28 @@ static void bad_paths(void)
     gguf_close(NULL);
 }
 
+/* A second writer of one name is told so, and does nothing to what the first one makes. */
+static void one_writer_has_it(void)
+{
+    char part[160];
+    snprintf(part, sizeof part, "%s.part", path_of("t.gguf"));
+    struct gguf_writer *first = begin_sample(path_of("t.gguf"), 32), *second = begin_sample(path_of("t.gguf"), 32);
+    CU_ASSERT_EQUAL_FATAL(gguf_writer_begin(first, 0), ERR_NONE);
+    CU_ASSERT_EQUAL(gguf_writer_begin(second, 0), ERR_IO);
+    CU_ASSERT_PTR_NOT_NULL(strstr(gguf_writer_reason(second), "t.gguf.part: another run writes it"));
+    CU_ASSERT_EQUAL(gguf_writer_begin(second, 1), ERR_IO);
+    gguf_writer_close(second);
+    CU_ASSERT_EQUAL(access(part, F_OK), 0);
+    gguf_writer_close(first);
+    CU_ASSERT_NOT_EQUAL(access(part, F_OK), 0);
+    first = begin_sample(path_of("t.gguf"), 32);
+    CU_ASSERT_EQUAL_FATAL(mkfifo(part, 0600), 0);
+    CU_ASSERT_EQUAL(gguf_writer_begin(first, 0), ERR_IO);
+    CU_ASSERT_PTR_NOT_NULL(strstr(gguf_writer_reason(first), "no regular file"));
+    gguf_writer_close(first);
+    CU_ASSERT_EQUAL(unlink(part), 0);
+}
+
 static void clean_up(void)
 {
     static const char *const names[] = {"a", "copy", "whole", "r", "t", "h"};
@@ -324,4 +346,5 @@ static void make_folder(void)
 
 RUN_SUITE("model/gguf", {"folder", make_folder}, {"round trip", round_trip},
           {"copies another", copies_another}, {"resumes", resumes}, {"truncated", truncated},
-          {"hostile", hostile}, {"bad paths", bad_paths}, {"clean up", clean_up})
+          {"hostile", hostile}, {"bad paths", bad_paths}, {"one writer has it", one_writer_has_it},
+          {"clean up", clean_up})
