@@ -112,31 +112,65 @@ static int claim_files(struct cli_call *call, const struct texts *texts, struct 
     return status;
 }
 
-static int finish(struct cli_call *call, struct profile *p)
+/* The profiles that were there before this run, as they were. */
+struct others {
+    struct profile *then;   /* of --compare, or NULL */
+    struct profile **merge; /* [merges] */
+    size_t merges;
+};
+
+static enum err others_open(const struct calibrate_settings *s, struct others *o, struct fault *f)
+{
+    enum err e = s->compare ? profile_load(s->compare, &o->then, f) : ERR_NONE;
+    if (e || s->merge.count == 0)
+        return e;
+    if (!(o->merge = calloc(s->merge.count, sizeof *o->merge)))
+        return ERR_MEMORY;
+    o->merges = s->merge.count;
+    for (size_t i = 0; i < o->merges && !e; i++)
+        e = profile_load(s->merge.items[i], &o->merge[i], f);
+    return e;
+}
+
+static void others_close(struct others *o)
+{
+    profile_close(o->then);
+    for (size_t i = 0; i < o->merges; i++)
+        profile_close(o->merge[i]);
+    free(o->merge);
+}
+
+/* What has none of the base's inputs will have none of the new profile's. */
+static enum err others_check(const struct calibrate_settings *s, const struct others *o, const struct gguf *base,
+                             struct fault *f)
+{
+    for (uint32_t i = 0; o->then && i < o->then->entries; i++) {
+        const struct gguf_tensor *t = gguf_tensor_find(base, o->then->entry[i].name);
+        if (t && t->shape[0] == o->then->entry[i].cols)
+            return ERR_NONE;
+    }
+    return o->then ? fault_set(f, ERR_NOT_FOUND, "%s: has no input in common with %s", s->compare, gguf_path(base))
+                   : ERR_NONE;
+}
+
+static int finish(struct cli_call *call, struct profile *p, const struct others *others)
 {
     const struct calibrate_settings *s = call->settings;
     struct fault f = {""};
     struct profile_drift drift = {0};
     char sha256[65] = "";
     enum err e = ERR_NONE;
-    for (size_t i = 0; !e && i < s->merge.count; i++) {
-        struct profile *other = NULL;
-        if (!(e = profile_load(s->merge.items[i], &other, &f)))
-            e = profile_merge(p, other, 1, &f);
+    for (size_t i = 0; !e && i < others->merges; i++) {
+        e = profile_merge(p, others->merge[i], 1, &f);
         if (e == ERR_MISMATCH) {
             const struct fault why = f;
             fault_set(&f, e, "%s: %.200s", s->merge.items[i], why.text);
         }
-        profile_close(other);
     }
     if (!e)
         e = s->dat ? profile_save_dat(p, s->out, &f) : profile_save(p, s->out, sha256, &f);
-    if (!e && s->compare) {
-        struct profile *then = NULL;
-        if (!(e = profile_load(s->compare, &then, &f)) && (e = profile_compare(then, p, &drift)))
-            fault_set(&f, e, "%s: has no input in common with the new profile", s->compare);
-        profile_close(then);
-    }
+    if (!e && others->then && (e = profile_compare(others->then, p, &drift)))
+        fault_set(&f, e, "%s: has no input in common with the new profile", s->compare);
     if (e)
         return cli_fail(call, e == ERR_MISMATCH ? CLI_INPUT : (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
                         f.text[0] ? f.text : cli_sentence(e));
@@ -156,15 +190,17 @@ static int finish(struct cli_call *call, struct profile *p)
     return CLI_DONE;
 }
 
-/* Statistics of a base that has weights that are no numbers would be none. */
-static enum err check_base(const char *path, struct engine *engine, struct fault *f)
+/* What would fail after the work: profiles that do not load, and a base of weights that are no numbers. */
+static enum err check_inputs(const struct cli_call *call, struct engine *engine, struct others *others, struct fault *f)
 {
+    const struct calibrate_settings *s = call->settings;
     char reason[GGUF_REASON_BYTES] = "";
     struct gguf *base = NULL;
-    enum err e = gguf_open(path, &base, reason);
-    if (e)
-        return fault_set(f, e, "%s", reason[0] ? reason : err_name(e));
-    e = finite_file(base, engine, f);
+    enum err e = others_open(s, others, f);
+    if (!e && (e = gguf_open(call->operand[0], &base, reason)))
+        fault_set(f, e, "%s", reason[0] ? reason : err_name(e));
+    if (!e && !(e = others_check(s, others, base, f)))
+        e = finite_file(base, engine, f);
     gguf_close(base);
     return e;
 }
@@ -179,6 +215,7 @@ static int calibrate(struct cli_call *call)
     struct ranges *ranges = NULL;
     struct progress progress;
     struct fault f = {""};
+    struct others others = {0};
     int status = texts_take(call, &s->texts, &s->languages, "--language", &texts);
     if (status != CLI_DONE)
         return status;
@@ -190,7 +227,7 @@ static int calibrate(struct cli_call *call)
         files_close(&files);
         return status;
     }
-    enum err e = check_base(call->operand[0], engine, &f);
+    enum err e = check_inputs(call, engine, &others, &f);
     if (!e && s->ranges)
         e = ranges_open(s->percentile, &ranges);
     progress_open(&progress, call, "calibrate", "tokens", 0);
@@ -222,9 +259,10 @@ static int calibrate(struct cli_call *call)
     }
     status = e ? cli_fail(call, (enum cli_status)cli_status_of(e), NULL, NULL, "%s",
                           f.text[0] ? f.text : cli_sentence(e))
-               : finish(call, p);
+               : finish(call, p, &others);
     files_close(&files);
     profile_close(p);
+    others_close(&others);
     return status;
 }
 

@@ -52,6 +52,7 @@ struct job {
     struct judge judge;
     struct judge_verdicts verdicts;
     bool is_judged, is_finite;
+    char refused[ROTATED_PATH]; /* "": the file has its name */
     struct report report;
     double stage_s; /* when the stage in work began */
     struct fault fault;
@@ -352,7 +353,8 @@ static int answer(struct job *j, const struct quantise_result *result)
     r->version = TARE_VERSION;
     r->base = j->call->operand[0];
     r->rotated = j->rotated;
-    r->variant = j->settings->out;
+    r->variant = j->refused[0] ? j->refused : j->settings->out;
+    r->is_refused = j->refused[0];
     r->profile = j->recipe.profile;
     r->plan = j->plan;
     r->result = result;
@@ -416,6 +418,8 @@ static int derive(struct job *j)
         return fail(j, e);
     memcpy(j->plan->base_sha256, r.base_sha256, sizeof r.base_sha256);
     struct fault missed = j->fault;
+    if (e) /* quantise.h */
+        snprintf(j->refused, sizeof j->refused, "%s.refused", s->out);
     int status = answer(j, &r);
     if (status == CLI_DONE)
         status = e ? cli_fail(j->call, CLI_FAILED, NULL, NULL, "%.300s; the file is %s.refused", missed.text, s->out)

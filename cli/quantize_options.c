@@ -128,8 +128,9 @@ int quantize_options_recipe(struct cli_call *call, const struct quantize_setting
                             f.text[0] ? f.text : "is a method: expected no --method beside it");
         r->method = RECIPE_SCHEME;
     }
-    if (s->profile)
-        snprintf(r->profile, sizeof r->profile, "%s", s->profile);
+    if (s->profile && (size_t)snprintf(r->profile, sizeof r->profile, "%s", s->profile) >= sizeof r->profile)
+        return cli_fail(call, CLI_USAGE, NULL, "--profile", "'%.40s...': expected a path of at most %zu bytes", s->profile,
+                        sizeof r->profile - 1);
     if (s->seed)
         r->seed = (uint64_t)s->seed;
     if (s->sensitivity >= 0)

@@ -201,6 +201,7 @@ static void put_run(json_t *to, const struct report *r)
         return;
     put_text(to, "sha256", r->result->sha256);
     put_int(to, "bytes", r->result->bytes);
+    json_object_set_new(to, "refused", json_boolean(r->is_refused));
     put_real(to, "seconds", r->result->seconds);
     put_int(to, "tensors_resumed", r->result->tensors_resumed);
 }

@@ -1,7 +1,7 @@
 /* report.h: what one derivation did, as JSON and as a text for people, both of one structure.
  *
  * JSON: base, rotated (words; then digest and bytes are of the rotated base), base_sha256, base_bytes, profile,
- * profile_sha256, variant, sha256, bytes, predicted_bytes, parameters,
+ * profile_sha256, variant, refused (true where a gate was missed: variant is where the file was left), sha256, bytes, predicted_bytes, parameters,
  * bpw, ratio_fp32, ratio_fp16, goal, method, sensitivity, seed, cache, activation_bits, seconds, stages {name: seconds}, peak_rss_bytes,
  * memory_bytes, version, plugin, plugin_version, path, threads, tensors_resumed, tensors [name, from, type,
  * method, fallback, bytes, error, output_error], scheme, scheme_tensor_bytes, scheme_bpw, pruned (words; then
@@ -32,7 +32,8 @@ struct report {
     const char *version; /* of the program */
     const char *base;    /* paths */
     const char *rotated; /* what tare.rotated says of the base; NULL or "": it is as it was */
-    const char *variant;
+    const char *variant; /* where it is: OUT, or OUT.refused */
+    bool is_refused;     /* a gate was missed */
     const char *profile; /* "" when none */
     const struct plan *plan;
     const struct quantise_result *result; /* NULL: only planned */

@@ -62,6 +62,8 @@ static void put_head(const struct report *r, FILE *to)
     const struct plan *p = r->plan;
     const double bpw = plan_bpw(p);
     fprintf(to, "# %s\n\n", r->variant);
+    if (r->is_refused)
+        fputs("- REFUSED: a gate was missed, see below; the file is kept under this name only\n", to);
     if (r->rotated && r->rotated[0])
         fprintf(to, "- base: %s, rotated (%s): %llu bytes, sha256 %s\n", r->base, r->rotated,
                 (unsigned long long)p->base_bytes, p->base_sha256);

@@ -74,5 +74,35 @@ done
 q8=$(stat -c %s q8.gguf)
 head -c $((34 * 8)) /dev/zero | tr '\0' '\377' | dd of=q8.gguf bs=1 seek=$((q8 - 34 * 8)) conv=notrunc status=none
 want 3 '^tare: q8.gguf: .*the weight is no finite number$' "$tare" quantize q8.gguf -o c.gguf --quiet --type Q4_0
+
+# The report of a refused run says so, and where the file is.
+"$tare" quantize "$model" -o low.gguf --quiet --type Q2_K --eval-text held.txt --gate kld_mean=0.00001 --report r.json >out 2>err
+[ $? -eq 1 ] || fail "a missed gate is status 1: $(cat err)"
+grep -q '"variant": "low.gguf.refused"' r.json && grep -q '"refused": true' r.json && [ -e low.gguf.refused ] ||
+    fail "the report does not say where the refused file is: $(grep -E 'variant|refused' r.json)"
+grep -qx '# low.gguf.refused' r.md && grep -q '^- REFUSED' r.md || fail "nor does the readable one"
+"$tare" quantize "$model" -o high.gguf --quiet --type Q8_0 --method rtn --report r.json >out 2>err || fail "Q8_0: $(cat err)"
+grep -q '"variant": "high.gguf"' r.json && grep -q '"refused": false' r.json || fail "a kept variant is said to be refused"
+
+# What is bad about the options is said before the work.
+want 4 'No such file' "$tare" quantize "$model" -o d.gguf --quiet --type Q8_0 --report absent/r.json
+long=$(printf 'x%.0s' {1..300})
+want 2 "^tare: --profile: 'x{40}\.\.\.': expected a path of at most 255 bytes$" \
+    "$tare" quantize "$model" -o d.gguf --quiet --profile "$long"
+"$tare" calibrate "$model" --text held.txt -o old.gguf --quiet --tokens 512 >/dev/null || fail "calibrate: status $?"
+head -c 3000 old.gguf >torn.gguf
+for option in --compare --merge; do
+    want 3 '^tare: torn.gguf: ' "$tare" calibrate "$model" --text held.txt -o d.gguf --quiet $option torn.gguf
+done
+[ -z "$(ls d.gguf* 2>/dev/null)" ] || fail "work was done first: $(ls d.gguf*)"
+tail -c 3000 "$texts/zh/heldout.txt" >other.txt
+"$tare" calibrate "$model" --text other.txt -o new.gguf --quiet --compare old.gguf --merge old.gguf >out 2>err || fail "compare: $(cat err)"
+grep -q '^drift 0\.' out && ! grep -q '^drift 0\.00000' out || fail "no drift between languages: $(cat out)"
+before=$(sha256sum <old.gguf)
+"$tare" calibrate "$model" --text other.txt -o old.gguf --quiet --compare old.gguf >out 2>err
+case $? in # compared with what was there, or not written over
+0) grep -q '^drift 0\.00000' out && fail "compared with itself" ;;
+*) [ "$before" = "$(sha256sum <old.gguf)" ] || fail "refused and written: $(cat err)" ;;
+esac
 [ $bad -eq 0 ] && echo "gates: loud"
 exit $bad
