@@ -72,6 +72,21 @@ static bool is_same(const struct files_entry *a, const struct files_entry *b)
            (a->folder_device == b->folder_device && a->folder_inode == b->folder_inode && strcmp(a->name, b->name) == 0);
 }
 
+/* Is a what a run that writes b makes and removes beside it? */
+static bool is_beside(const struct files_entry *a, const struct files_entry *b)
+{
+    static const char *const suffixes[] = {".part",   ".state",  ".state.new",  ".work",        ".blocks",      ".layers",
+                                           ".layers.new", ".lock", ".refused", ".pruned", ".pruned.part", ".pruned.work",
+                                           ".rotated", ".rotated.part"};
+    const size_t bytes = strlen(b->name);
+    if (a->folder_device != b->folder_device || a->folder_inode != b->folder_inode || strncmp(a->name, b->name, bytes) != 0)
+        return false;
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
+        if (strcmp(a->name + bytes, suffixes[i]) == 0)
+            return true;
+    return false;
+}
+
 static struct files_entry *add(struct files *f, const struct files_entry *e, const char *path)
 {
     char *name = strdup(path);
@@ -154,6 +169,10 @@ int files_write(struct files *f, struct cli_call *call, const char *option, cons
                             f->entry[i].claim ? "this run writes %s there already: expected another name"
                                               : "this run reads %s, which is the same file: expected another name",
                             f->entry[i].path);
+    for (uint32_t i = 0; i < f->entries; i++)
+        if (is_beside(&f->entry[i], &e) || (f->entry[i].claim && is_beside(&e, &f->entry[i])))
+            return cli_fail(call, CLI_USAGE, path, option, "the run would replace %s on its way: expected another name",
+                            is_beside(&f->entry[i], &e) ? f->entry[i].path : path);
     struct files_entry *entry = f->is_short ? NULL : add(f, &e, path);
     if (!entry)
         return cli_fail(call, CLI_ENVIRONMENT, NULL, NULL, "no memory");

@@ -2,8 +2,8 @@
  *
  * All that is read is named first, then all that is written, before any work is done. A run refuses (CLI_USAGE) to
  * write over anything but a regular file: folders, devices, pipes, sockets, and symbolic links, whatever they point
- * to; and over a file that it reads or writes under another name. What it writes is claimed for it alone
- * (compress/claim.h) until files_close.
+ * to; over a file that it reads or writes under another name; and over one that is called as what it makes beside OUT.
+ * What it writes is claimed for it alone (compress/claim.h) until files_close.
  *
  *     struct files files = {0};
  *     files_read(&files, call->operand[0]);

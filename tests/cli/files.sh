@@ -144,6 +144,13 @@ want 2 'this run writes o.json.md there already' "$tare" quantize base.gguf -o o
 want 2 'this run writes p.gguf there already' "$tare" calibrate base.gguf --text notes.txt -o p.gguf --ranges p.gguf --quiet
 want 2 'this run reads profile.gguf' "$tare" profile profile.gguf=2 -o profile.gguf
 want 2 'this run reads profile.gguf' "$tare" calibrate base.gguf --text notes.txt --compare profile.gguf -o profile.gguf --quiet
+for suffix in part work pruned rotated refused; do
+    cp base.gguf n.gguf.$suffix
+    want 2 "the run would replace n.gguf.$suffix on its way" "$tare" quantize n.gguf.$suffix -o n.gguf --quiet
+    cmp -s base.gguf n.gguf.$suffix || fail "n.gguf.$suffix was changed"
+    rm -f n.gguf*
+done
+want 2 'the run would replace o.gguf.part on its way' "$tare" quantize base.gguf -o o.gguf --report o.gguf.part --quiet
 cp base.gguf folder/model.safetensors
 want 2 'this run reads folder' "$tare" import folder -o folder/model.safetensors
 [ "$(digest base.gguf) $(digest profile.gguf) $(digest notes.txt)" = "$base $profile $notes" ] || fail "an input was changed"
