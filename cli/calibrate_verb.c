@@ -222,7 +222,8 @@ static int calibrate(struct cli_call *call)
     if (texts.count == 0)
         return cli_fail(call, CLI_USAGE, NULL, NULL, "expected --text or --language");
     struct files files = {0};
-    if ((status = claim_files(call, &texts, &files)) != CLI_DONE ||
+    if ((status = texts_fit(call, &texts, (uint64_t)s->tokens, (uint64_t)s->seed)) != CLI_DONE ||
+        (status = claim_files(call, &texts, &files)) != CLI_DONE ||
         (status = cli_engine_open(call, &engine)) != CLI_DONE) {
         files_close(&files);
         return status;

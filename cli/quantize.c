@@ -87,6 +87,12 @@ static int take_texts(struct job *j)
     return status;
 }
 
+/* Of calibration, per language; 0: all. */
+static uint64_t tokens_of(const struct job *j)
+{
+    return j->settings->tokens ? (uint64_t)j->settings->tokens : j->recipe.tokens;
+}
+
 static double now_s(void)
 {
     struct timespec t;
@@ -133,6 +139,16 @@ static enum err check_memory(struct job *j, const char *what, uint64_t bytes)
                      (double)memory / 1048576, what, (double)needed / 1048576 + 1);
 }
 
+/* What the program and its plugins took before any work is the least of all. */
+static int check_start(struct job *j)
+{
+    const uint64_t memory = (uint64_t)j->call->common.memory_bytes, peak = resident_peak();
+    if (memory == 0 || peak <= memory)
+        return CLI_DONE;
+    return cli_fail(j->call, CLI_USAGE, NULL, "--memory", "%.0f MiB is too little, at least %.0f MiB is needed",
+                    (double)memory / 1048576, (double)peak / 1048576 + 1);
+}
+
 /* Does gptq alone weigh every tensor by its own moments, from as much text as the widest input asks for? */
 static bool needs_no_profile(const struct job *j)
 {
@@ -149,7 +165,7 @@ static bool needs_no_profile(const struct job *j)
         bytes += stat(j->texts.path[i], &status) ? 0 : (uint64_t)status.st_size;
     }
     return r->method == RECIPE_GPTQ && r->goal != RECIPE_BPW && r->rules == 0 && !r->is_left_out &&
-           !recipe_prunes(&r->prune) && (j->settings->tokens == 0 || (uint64_t)j->settings->tokens >= widest) &&
+           !recipe_prunes(&r->prune) && (tokens_of(j) == 0 || tokens_of(j) >= widest) &&
            bytes >= BYTES_PER_COLUMN * widest;
 }
 
@@ -180,7 +196,7 @@ static int take_profile(struct job *j)
         .engine = j->engine,
         .text = j->texts.text,
         .texts = j->texts.count,
-        .tokens_per_language = j->settings->tokens ? (uint64_t)j->settings->tokens : j->recipe.tokens,
+        .tokens_per_language = tokens_of(j),
         .seed = j->recipe.seed,
         .context = j->recipe.context,
         .beside = is_streamed ? j->settings->out : NULL,
@@ -212,7 +228,7 @@ static enum err prune(struct job *j)
                                          .engine = j->engine,
                                          .text = j->texts.text,
                                          .texts = j->texts.count,
-                                         .tokens = (uint64_t)j->settings->tokens,
+                                         .tokens = tokens_of(j),
                                          .memory_bytes = (uint64_t)j->call->common.memory_bytes,
                                          .progress = show_pruning,
                                          .progress_context = &progress};
@@ -252,7 +268,7 @@ static enum err measure(struct job *j, const struct gguf *base, const struct pro
                                           .engine = j->engine,
                                           .text = j->texts.text,
                                           .texts = j->texts.count,
-                                          .tokens = j->settings->tokens ? (uint64_t)j->settings->tokens : r->tokens,
+                                          .tokens = tokens_of(j),
                                           .method = r->method,
                                           .seed = r->seed};
     e = leave_one_out(j->call, &o, j->errors, &j->fault);
@@ -406,7 +422,7 @@ static int derive(struct job *j)
                                        .text = j->texts.path,
                                        .language = j->texts.name,
                                        .texts = j->texts.count,
-                                       .text_tokens = (uint64_t)s->tokens,
+                                       .text_tokens = tokens_of(j),
                                        .progress = show_bytes,
                                        .progress_context = &progress,
                                        .accept = judge_all,
@@ -451,9 +467,9 @@ static int quantize(struct cli_call *call)
         status = fail(j, e);
         goto out;
     }
-    if ((status = cli_engine_open(call, &j->engine)) != CLI_DONE)
-        goto out;
-    if ((status = quantize_check_pruning(call, &j->recipe, j->base, j->texts.count > 0)) != CLI_DONE ||
+    if ((status = cli_engine_open(call, &j->engine)) != CLI_DONE || (status = check_start(j)) != CLI_DONE ||
+        (status = texts_fit(call, &j->texts, tokens_of(j), j->recipe.seed)) != CLI_DONE ||
+        (status = quantize_check_pruning(call, &j->recipe, j->base, j->texts.count > 0)) != CLI_DONE ||
         (status = quantize_check_base(call, &j->recipe, j->base, j->engine, j->texts.count > 0, &j->is_finite)) != CLI_DONE)
         goto out;
     if (j->settings->rotate && (status = rotate(j)) != CLI_DONE)

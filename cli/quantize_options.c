@@ -1,10 +1,14 @@
 #include "cli/quantize_options.h"
 
+#include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "compress/report.h"
 #include "hal/block.h"
+
+static const unsigned long long SEED_MAX = 9000000000000000ull; /* a JSON number holds it */
 
 const struct cli_option quantize_options[] = {
     {.letter = 'o', .name = "output", .kind = CLI_TEXT, .value = "OUT.gguf", .is_required = true,
@@ -13,7 +17,7 @@ const struct cli_option quantize_options[] = {
      .offset = offsetof(struct quantize_settings, mode), .help = "types by the role of each tensor (default balanced)"},
     {.name = "type", .kind = CLI_TEXT, .value = "TYPE", .offset = offsetof(struct quantize_settings, type),
      .help = "one type for every weight: Q4_K, IQ4_NL, ..."},
-    {.name = "bpw", .kind = CLI_REAL, .value = "X", .minimum = 0, .maximum = 32,
+    {.name = "bpw", .kind = CLI_REAL, .value = "X", .minimum = 0.5, .maximum = 32,
      .offset = offsetof(struct quantize_settings, bpw), .help = "bits per weight of the whole file, spent where they help most"},
     {.name = "plan", .kind = CLI_TEXT, .value = "RECIPE.yaml", .offset = offsetof(struct quantize_settings, plan),
      .help = "a recipe; the options above replace what it says"},
@@ -47,7 +51,7 @@ const struct cli_option quantize_options[] = {
     {.name = "sensitivity", .kind = CLI_CHOICE, .choices = "names|leave-one-out",
      .offset = offsetof(struct quantize_settings, sensitivity),
      .help = "what a tensor's error does to the whole: by its name and the profile, or measured on --text (--bpw, modes); also in recipes"},
-    {.name = "seed", .kind = CLI_INT, .value = "N", .minimum = 0, .maximum = 9e15,
+    {.name = "seed", .kind = CLI_TEXT, .value = "N",
      .offset = offsetof(struct quantize_settings, seed),
      .help = "which windows of texts longer than --tokens are taken, 0: the first; signs of --rotate"},
     {.name = "report", .kind = CLI_TEXT, .value = "FILE.json", .offset = offsetof(struct quantize_settings, report),
@@ -87,6 +91,42 @@ static int take_prune(struct cli_call *call, const struct quantize_settings *s, 
     return CLI_DONE;
 }
 
+static int take_seed(struct cli_call *call, const char *text, uint64_t *seed)
+{
+    char *end = NULL;
+    errno = 0;
+    if (!text)
+        return CLI_DONE;
+    const unsigned long long value = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end || errno || value > SEED_MAX)
+        return cli_fail(call, CLI_USAGE, NULL, NULL, "--seed takes a whole number from 0 to %llu, not '%s'", SEED_MAX, text);
+    *seed = value;
+    return CLI_DONE;
+}
+
+/* A scheme brings its own types, so a size or a type beside it means that it is to go. */
+static int take_method(struct cli_call *call, const struct quantize_settings *s, struct recipe *r)
+{
+    struct fault f = {""};
+    const bool has_goal = s->mode >= 0 || s->type || s->bpw > 0 || s->export;
+    if (s->method) {
+        if ((r->method = recipe_method_parse(s->method)) >= RECIPE_SCHEME)
+            return cli_fail(call, CLI_USAGE, NULL, "--method",
+                            "'%s': expected rtn, search, awq, gptq, gptq+awq or cascade", s->method);
+        r->scheme = (struct scheme){0};
+    } else if (r->method == RECIPE_SCHEME && has_goal) {
+        return cli_fail(call, CLI_USAGE, NULL, NULL,
+                        "the recipe's scheme has types of its own: expected --method beside --mode, --type, --bpw and --export");
+    }
+    if (s->scheme) {
+        if (s->method || scheme_parse(s->scheme, &r->scheme, &f))
+            return cli_fail(call, CLI_USAGE, NULL, "--scheme", "%s",
+                            f.text[0] ? f.text : "is a method: expected no --method beside it");
+        r->method = RECIPE_SCHEME;
+    }
+    return CLI_DONE;
+}
+
 int quantize_options_recipe(struct cli_call *call, const struct quantize_settings *s, struct recipe *r)
 {
     struct fault f = {""};
@@ -119,20 +159,14 @@ int quantize_options_recipe(struct cli_call *call, const struct quantize_setting
         r->cache_type = cache_types[s->cache];
     if (s->activations >= 0)
         r->activation_bits = activation_bits[s->activations];
-    if (s->method && (r->method = recipe_method_parse(s->method)) >= RECIPE_SCHEME)
-        return cli_fail(call, CLI_USAGE, NULL, "--method",
-                        "'%s': expected rtn, search, awq, gptq, gptq+awq or cascade", s->method);
-    if (s->scheme) {
-        if (s->method || scheme_parse(s->scheme, &r->scheme, &f))
-            return cli_fail(call, CLI_USAGE, NULL, "--scheme", "%s",
-                            f.text[0] ? f.text : "is a method: expected no --method beside it");
-        r->method = RECIPE_SCHEME;
-    }
+    int status = take_method(call, s, r);
+    if (status == CLI_DONE)
+        status = take_seed(call, s->seed, &r->seed);
+    if (status != CLI_DONE)
+        return status;
     if (s->profile && (size_t)snprintf(r->profile, sizeof r->profile, "%s", s->profile) >= sizeof r->profile)
         return cli_fail(call, CLI_USAGE, NULL, "--profile", "'%.40s...': expected a path of at most %zu bytes", s->profile,
                         sizeof r->profile - 1);
-    if (s->seed)
-        r->seed = (uint64_t)s->seed;
     if (s->sensitivity >= 0)
         r->is_left_out = s->sensitivity == 1;
     return take_prune(call, s, &r->prune);

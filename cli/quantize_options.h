@@ -22,7 +22,7 @@ struct quantize_settings {
     int64_t tokens;
     struct cli_list eval_texts, eval_languages, gates;
     int cache, activations;
-    int64_t seed;
+    const char *seed; /* NULL: the recipe's */
     int sensitivity;
     const char *report;
     bool dry_run, measure, export;

@@ -7,6 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "compress/calibrate_windows.h"
+#include "compress/resident.h"
+
 static void add(struct texts *t, const char *path, const char *language, size_t bytes)
 {
     snprintf(t->language[t->count], TEXTS_LANGUAGE_BYTES, "%.*s", (int)bytes, language);
@@ -51,6 +54,18 @@ int texts_take(struct cli_call *call, const struct cli_list *plain, const struct
         if (access(out->path[i], R_OK))
             return cli_fail(call, CLI_INPUT, out->path[i], NULL, "%s", strerror(errno));
     return CLI_DONE;
+}
+
+int texts_fit(struct cli_call *call, const struct texts *t, uint64_t tokens, uint64_t seed)
+{
+    const uint64_t memory = (uint64_t)call->common.memory_bytes;
+    const uint64_t needed = resident_now() + calibrate_windows_bytes(t->text, t->count, tokens, seed);
+    if (t->count == 0 || memory == 0 || needed <= memory)
+        return CLI_DONE;
+    return cli_fail(call, CLI_USAGE, NULL, "--memory",
+                    "%.0f MiB is too little to read the texts%s, at least %.0f MiB is needed", (double)memory / 1048576,
+                    tokens == 0 ? " (fewer with --tokens)" : seed ? " (the first of them with --seed 0)" : "",
+                    (double)needed / 1048576 + 1);
 }
 
 /* The gates that nothing here can measure, before any work is done for them. */

@@ -22,6 +22,10 @@ struct texts {
 int texts_take(struct cli_call *call, const struct cli_list *plain, const struct cli_list *languages,
                const char *option, struct texts *out);
 
+/* With --memory: do they fit while they become tokens, so many of each language (0: all)? seed: calibrate_windows_open's.
+ * Returns CLI_DONE, or has called cli_fail. */
+int texts_fit(struct cli_call *call, const struct texts *t, uint64_t tokens, uint64_t seed);
+
 /* One more; dropped when full. */
 void texts_add(struct texts *t, const char *path, const char *language);
 

@@ -1,11 +1,19 @@
 #include "compress/calibrate_windows.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
-enum { LANGUAGES_MAX = 256, TEXT_BYTES_MAX = 1 << 30, HELD_EVERY = 8 };
+enum {
+    LANGUAGES_MAX = 256,
+    HELD_EVERY = 8,
+    TOKEN_BYTES = 16,    /* of text for a token, more than most take */
+    BYTE_BYTES = 30,     /* of memory for a byte of text while it becomes tokens, measured; and of its tokens */
+    BYTE_TOKENS = 2,
+    SPARE_TOKENS = 1024, /* how a text is cut where it was read to cannot reach further back */
+    PIECE_BYTES = 1 << 16
+};
 
 /* The tokens of all texts of one language, in the order given. */
 struct language {
@@ -21,12 +29,13 @@ struct language {
 struct cutting {
     const struct tokenizer *tokenizer;
     uint32_t context;
+    uint64_t wanted; /* tokens of a language: the first; 0: all */
     struct language language[LANGUAGES_MAX];
     uint32_t languages;
     struct fault *fault;
 };
 
-enum err calibrate_windows_read(const char *path, char **out, size_t *bytes, struct fault *f)
+enum err calibrate_windows_read(const char *path, size_t most, char **out, size_t *bytes, struct fault *f)
 {
     enum err e = ERR_NONE;
     char *text = NULL;
@@ -34,22 +43,22 @@ enum err calibrate_windows_read(const char *path, char **out, size_t *bytes, str
     FILE *in = fopen(path, "rb");
     if (!in)
         return fault_open(f, path);
-    for (;;) {
+    for (size_t n = 1; n > 0 && used < most; used += n) {
         if (used == room) {
-            char *longer = room < TEXT_BYTES_MAX ? realloc(text, room = room ? 2 * room : 1 << 16) : NULL;
+            room = room ? 2 * room : PIECE_BYTES;
+            char *longer = realloc(text, room = room < most ? room : most);
             if (!longer) {
                 e = fault_set(f, ERR_MEMORY, "%s: too long", path);
                 break;
             }
             text = longer;
         }
-        const size_t n = fread(text + used, 1, room - used, in);
-        if (n == 0)
-            break;
-        used += n;
+        n = fread(text + used, 1, room - used, in);
     }
     if (!e && ferror(in))
         e = fault_set(f, ERR_IO, "%s: cannot be read", path);
+    else if (!e && used == CALIBRATE_TEXT_MAX && fgetc(in) != EOF)
+        e = fault_set(f, ERR_MEMORY, "%s: is longer than %d MiB", path, CALIBRATE_TEXT_MAX >> 20);
     fclose(in);
     if (e) {
         free(text);
@@ -72,14 +81,19 @@ static struct language *language_of(struct cutting *c, const struct calibrate_te
     return &c->language[c->languages++];
 }
 
-static enum err add_text(struct cutting *c, const struct calibrate_text *t)
+/* How far a text is read at first for so many tokens. */
+static uint64_t first_bytes(uint64_t wanted)
+{
+    return wanted && wanted < CALIBRATE_TEXT_MAX / TOKEN_BYTES ? wanted * TOKEN_BYTES + PIECE_BYTES : CALIBRATE_TEXT_MAX;
+}
+
+/* As much of the text as gives so many tokens of a language (0: all of it), and no more of them than that. */
+static enum err tokenise(struct cutting *c, struct language *l, const char *path, uint64_t wanted, size_t most,
+                         bool *is_enough)
 {
     char *text = NULL;
     size_t bytes = 0, count = 0;
-    struct language *l = language_of(c, t);
-    if (!l)
-        return fault_set(c->fault, ERR_ARGUMENT, "expected at most %d languages", LANGUAGES_MAX);
-    enum err e = calibrate_windows_read(t->path, &text, &bytes, c->fault);
+    enum err e = calibrate_windows_read(path, most, &text, &bytes, c->fault);
     if (e)
         return e;
     uint32_t *token = realloc(l->token, (l->tokens + 3 * bytes + 8) * sizeof *token);
@@ -90,13 +104,31 @@ static enum err add_text(struct cutting *c, const struct calibrate_text *t)
     l->token = token;
     e = tokenizer_encode(c->tokenizer, text, bytes, l->tokens == 0, false, token + l->tokens, 3 * bytes + 8,
                          &count);
-    if (e)
-        fault_set(c->fault, e, "%s: cannot be tokenised", t->path);
-    else
-        l->tokens += count;
-    l->files++;
+    if (e) {
+        fault_set(c->fault, e, "%s: cannot be tokenised", path);
+        goto out;
+    }
+    *is_enough = bytes < most || most == CALIBRATE_TEXT_MAX || count >= wanted + SPARE_TOKENS;
+    if (*is_enough)
+        l->tokens += wanted && count > wanted ? (size_t)wanted : count;
 out:
     free(text);
+    return e;
+}
+
+static enum err add_text(struct cutting *c, const struct calibrate_text *t)
+{
+    struct language *l = language_of(c, t);
+    if (!l)
+        return fault_set(c->fault, ERR_ARGUMENT, "expected at most %d languages", LANGUAGES_MAX);
+    l->files++;
+    if (c->wanted && l->tokens >= c->wanted)
+        return ERR_NONE;
+    const uint64_t wanted = c->wanted ? c->wanted - l->tokens : 0;
+    uint64_t most = first_bytes(wanted);
+    enum err e = ERR_NONE;
+    for (bool is_enough = false; !is_enough && !e; most *= 4)
+        e = tokenise(c, l, t->path, wanted, most < CALIBRATE_TEXT_MAX ? (size_t)most : CALIBRATE_TEXT_MAX, &is_enough);
     return e;
 }
 
@@ -188,7 +220,7 @@ enum err calibrate_windows_open(const struct tokenizer *t, const struct calibrat
     enum err e = w && c ? ERR_NONE : ERR_MEMORY;
     if (e)
         goto out;
-    *c = (struct cutting){.tokenizer = t, .context = context, .fault = f};
+    *c = (struct cutting){.tokenizer = t, .context = context, .wanted = seed ? 0 : per_language, .fault = f};
     if (texts == 0)
         e = fault_set(f, ERR_ARGUMENT, "expected at least one text");
     for (uint32_t i = 0; !e && i < texts; i++)
@@ -248,6 +280,20 @@ void calibrate_windows_close(struct calibrate_windows *w)
     free(w->language);
     free(w->tokens);
     free(w);
+}
+
+uint64_t calibrate_windows_bytes(const struct calibrate_text *text, uint32_t texts, uint64_t per_language, uint64_t seed)
+{
+    const uint64_t most = first_bytes(seed ? 0 : per_language);
+    uint64_t longest = 0, sum = 0;
+    for (uint32_t i = 0; i < texts; i++) {
+        struct stat status;
+        const uint64_t bytes = stat(text[i].path, &status) || status.st_size < 0 ? 0 : (uint64_t)status.st_size;
+        const uint64_t read = bytes < most ? bytes : most;
+        longest = read > longest ? read : longest;
+        sum += read;
+    }
+    return BYTE_BYTES * longest + BYTE_TOKENS * sum;
 }
 
 uint32_t calibrate_windows_languages(const struct calibrate_text *text, uint32_t texts)

@@ -26,14 +26,17 @@ struct calibrate_windows {
     uint32_t *token;                 /* all of them */
 };
 
-/* A whole file, at most 1 GiB; the caller frees it. Errors: ERR_IO, ERR_MEMORY. */
-NODISCARD enum err calibrate_windows_read(const char *path, char **out, size_t *bytes, struct fault *f);
+enum { CALIBRATE_TEXT_MAX = 1 << 30 };
+
+/* A file's first `most` bytes, or fewer if it is shorter; the caller frees them. Errors: ERR_IO, ERR_MEMORY (most is
+ * CALIBRATE_TEXT_MAX, and it is longer still). */
+NODISCARD enum err calibrate_windows_read(const char *path, size_t most, char **out, size_t *bytes, struct fault *f);
 
 /* `most` tokens, or as many as the base was trained with. */
 uint32_t calibrate_windows_context(const struct gguf *base, uint32_t most);
 
 /* per_language: tokens at most, 0: all; balanced: as many of each language as the shortest has. seed: which
- * windows of a longer text are taken, 0: the first.
+ * windows of a longer text are taken, 0: the first, and no more of a text is read than they ask for.
  * Errors: ERR_IO, ERR_ARGUMENT (no text, or one shorter than a window), ERR_MEMORY. */
 NODISCARD enum err calibrate_windows_open(const struct tokenizer *t, const struct calibrate_text *text,
                                           uint32_t texts, uint32_t context, uint64_t per_language,
@@ -44,6 +47,9 @@ NODISCARD enum err calibrate_windows_of(const struct gguf *base, const struct ca
                                         uint32_t context, uint64_t per_language, bool balanced, uint64_t seed,
                                         struct calibrate_windows **out, struct fault *f);
 void calibrate_windows_close(struct calibrate_windows *w);
+
+/* Memory that cutting them takes, most of it while the longest text becomes tokens; the arguments are those of open. */
+uint64_t calibrate_windows_bytes(const struct calibrate_text *text, uint32_t texts, uint64_t per_language, uint64_t seed);
 
 /* Different languages of texts that all name one; at least 1. */
 uint32_t calibrate_windows_languages(const struct calibrate_text *text, uint32_t texts);

@@ -83,7 +83,7 @@ static enum err add_text(struct work *w, const struct calibrate_text *t)
 {
     char *text = NULL;
     size_t bytes = 0;
-    enum err e = calibrate_windows_read(t->path, &text, &bytes, w->fault);
+    enum err e = calibrate_windows_read(t->path, CALIBRATE_TEXT_MAX, &text, &bytes, w->fault);
     if (!e && bytes > 0 && text[0] == '\f')
         e = add_sections(w, t->path, text, bytes);
     else if (!e)

@@ -29,30 +29,28 @@ uint32_t layer_stream_layer(const char *name)
 
 uint64_t layer_stream_bytes(const struct gguf *g, uint32_t context)
 {
+    struct sizes {
+        uint64_t weights, outputs, wide;
+    } *layer = calloc(PLAN_LAYERS_MAX, sizeof *layer);
     uint64_t most = 0, ends = 0, vocabulary = 0;
-    uint32_t layers = 0;
+    if (!layer)
+        return UINT64_MAX;
     for (uint32_t i = 0; i < gguf_tensors(g); i++) {
         const struct gguf_tensor *t = gguf_tensor(g, i);
-        const uint32_t layer = layer_stream_layer(t->name);
-        if (layer != UINT32_MAX) {
-            layers = layer + 1 > layers ? layer + 1 : layers;
+        const uint32_t at = layer_stream_layer(t->name);
+        if (at == UINT32_MAX) {
+            ends = larger(ends, t->shape[0]);
+            vocabulary = larger(vocabulary, t->rows);
             continue;
         }
-        ends = larger(ends, t->shape[0]);
-        vocabulary = larger(vocabulary, t->rows);
+        layer[at].weights += t->type == HAL_BF16 ? 2 * t->bytes : t->bytes; /* held as F32 */
+        layer[at].outputs += t->dims == 2 && t->shape[1] > 1 ? t->shape[1] : 0;
+        layer[at].wide = larger(layer[at].wide, t->shape[0]);
     }
-    for (uint32_t layer = 0; layer < layers; layer++) {
-        uint64_t weights = 0, outputs = 0, wide = 0;
-        for (uint32_t i = 0; i < gguf_tensors(g); i++) {
-            const struct gguf_tensor *t = gguf_tensor(g, i);
-            if (layer_stream_layer(t->name) != layer)
-                continue;
-            weights += t->type == HAL_BF16 ? 2 * t->bytes : t->bytes; /* held as F32 */
-            outputs += t->dims == 2 && t->shape[1] > 1 ? t->shape[1] : 0;
-            wide = larger(wide, t->shape[0]);
-        }
-        most = larger(most, weights + (outputs + 6 * ends + 2 * wide) * context * sizeof(float));
-    }
+    for (uint32_t i = 0; i < PLAN_LAYERS_MAX; i++)
+        if (layer[i].weights)
+            most = larger(most, layer[i].weights + (layer[i].outputs + 6 * ends + 2 * layer[i].wide) * context * sizeof(float));
+    free(layer);
     return most + 2 * vocabulary * sizeof(float) + 2 * LOAD_BYTES;
 }
 

@@ -29,10 +29,11 @@ struct layer_stream_watch {
     enum err *error; /* of the observer: ends the pass */
 };
 
-/* N of a name "blk.N.", else UINT32_MAX. */
+/* N of a name "blk.N.", N below PLAN_LAYERS_MAX; else UINT32_MAX. */
 uint32_t layer_stream_layer(const char *name);
 
-/* Memory that a pass takes: the largest layer's weights and the activations of a window. */
+/* Memory that a pass takes: the largest layer's weights and the activations of a window; UINT64_MAX: it cannot be told
+ * for want of memory. */
 uint64_t layer_stream_bytes(const struct gguf *g, uint32_t context);
 
 /* Errors: ERR_IO, ERR_MEMORY. */

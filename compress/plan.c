@@ -305,6 +305,28 @@ static enum err check_base(const struct recipe *r, const char *base_sha256,
     return ERR_NONE;
 }
 
+/* Statistics that fit nothing would be dropped, and the method that asked for them with them. */
+static enum err check_profile(const struct recipe *r, const struct gguf *base, const struct profile *profile,
+                              struct fault *f)
+{
+    uint32_t known = 0;
+    if (!profile)
+        return r->method == RECIPE_AWQ || r->method == RECIPE_GPTQ_AWQ
+                   ? fault_set(f, ERR_ARGUMENT, "method %s: expected a profile or calibration texts",
+                               recipe_method_name(r->method))
+                   : ERR_NONE;
+    for (uint32_t i = 0; i < gguf_tensors(base); i++) {
+        const struct gguf_tensor *t = gguf_tensor(base, i);
+        const struct profile_entry *entry = profile_find(profile, t->name);
+        if (entry && (entry->cols != t->shape[0] || t->rows % entry->slices))
+            return fault_set(f, ERR_MISMATCH, "profile: is of another model: %s has %u channels there, %llu in %s",
+                             t->name, entry->cols, (unsigned long long)t->shape[0], gguf_path(base));
+        known += entry != NULL;
+    }
+    return known ? ERR_NONE
+                 : fault_set(f, ERR_MISMATCH, "profile: is of another model: it has no tensor of %s", gguf_path(base));
+}
+
 static enum err check_limits(const struct making *m)
 {
     const struct plan *p = m->plan;
@@ -345,6 +367,8 @@ enum err plan_make(const struct recipe *recipe, const struct gguf *base, const c
 {
     struct making m = {.recipe = recipe, .base = base, .profile = profile, .device = device, .fault = f};
     enum err e = check_base(recipe, base_sha256, profile, f);
+    if (!e)
+        e = check_profile(recipe, base, profile, f);
     if (e)
         return e;
     if (recipe_prunes(&recipe->prune) && !gguf_find(base, "tare.pruned"))

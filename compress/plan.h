@@ -16,7 +16,13 @@
 struct engine;
 struct gguf;
 
-enum { PLAN_TENSORS_MAX = 1 << 13, PLAN_BYTES_MAX = 1 << 18, PLAN_NAME_MAX = 64, PLAN_LEVELS_MAX = 16 };
+enum {
+    PLAN_TENSORS_MAX = 1 << 13,
+    PLAN_BYTES_MAX = 1 << 18,
+    PLAN_NAME_MAX = 64,
+    PLAN_LEVELS_MAX = 16,
+    PLAN_LAYERS_MAX = 1 << 12
+};
 
 /* What the planner knows of a device or its class; zero means unknown and unlimited. */
 struct plan_device {

@@ -30,7 +30,7 @@ const char *plan_block(const char *name, uint32_t *layer)
     if (strncmp(name, "blk.", 4) != 0 || name[4] < '0' || name[4] > '9')
         return NULL;
     const unsigned long n = strtoul(name + 4, &end, 10);
-    if (*end != '.' || n >= UINT32_MAX)
+    if (*end != '.' || n >= PLAN_LAYERS_MAX)
         return NULL;
     *layer = (uint32_t)n;
     return end + 1;

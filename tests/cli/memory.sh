@@ -41,7 +41,8 @@ refuses() {
 }
 
 "$tare" calibrate "$model" -o "$scratch.profile" --quiet --text "$text" --window 64 >/dev/null || exit 1
-trap 'rm -rf "$scratch" "$scratch.profile" "$scratch.short"' EXIT
+trap 'rm -rf "$scratch" "$scratch.profile" "$scratch.short" "$scratch.long"' EXIT
+for ((i = 0; i < 600; i++)); do cat "$text"; done | head -c 12000000 >"$scratch.long" # of which little is asked for
 printf 'too short' >"$scratch.short" # for a window: said by who reads it first
 keeps 48 --type q4_k --method rtn
 keeps 48 --type q4_k --method search --profile "$scratch.profile"
@@ -53,7 +54,10 @@ keeps 160 --type q4_k --method awq --prune 20% --recover --text "$text" --tokens
 keeps 72 --type q4_k --method awq --profile "$scratch.profile" --prune 20% --recover --text "$text" --tokens 512
 keeps 72 --type q4_k --method rtn --profile "$scratch.profile" --prune 20% --prune-by output --text "$text" --tokens 512
 keeps 160 --type q4_k --method awq --profile "$scratch.profile" --prune 20% --prune-by output --recover --text "$text" --tokens 512
+keeps 128 --type q4_k --method search --text "$scratch.long" --tokens 1024
+what='to read the texts' refuses 128 --type q4_k --method search --text "$scratch.long" --tokens 1024 --seed 1
 refuses 2 --type q4_k --method rtn
+refuses 16 --type q4_k --method rtn
 refuses 24 --type q4_k --method rtn --prune 20% --prune-by magnitude
 refuses 36 --type q4_k --method rtn --prune 20% --prune-by output --profile "$scratch.profile" --text "$text"
 what='to prune' refuses 40 --type q4_k --prune 20% --recover --text "$scratch.short"

@@ -16,7 +16,7 @@ want() {
     shift 2
     "$@" >out 2>err </dev/null
     local got=$?
-    if [ $got -ne "$status" ] || ! cat out err | grep -qE -- "$pattern"; then
+    if ! [[ $got =~ ^$status$ ]] || ! cat out err | grep -qE -- "$pattern"; then
         echo "FAIL: $*: status $got, expected $status and /$pattern/"
         head -3 out err
         bad=1
@@ -34,6 +34,28 @@ want 2 'expected only one of' "$tare" quantize "$base" -o no.gguf --scheme 4 --t
 want 0 . "$tare" quantize "$base" -o nf4.gguf --type NF4 --method rtn
 want 0 . "$tare" quantize nf4.gguf -o stock.gguf --export
 want 0 'IQ4_NL' "$tare" inspect stock.gguf
+
+# an option replaces what the recipe says, or says that it cannot
+printf 'method: scheme\nscheme: 4 affine 64\nseed: 7\ncalibration: {texts: [held-out.txt], tokens: 1024}\n' >scheme.yaml
+want 2 'scheme has types of its own: expected --method' "$tare" quantize "$base" -o no.gguf --plan scheme.yaml --type Q6_K
+want 0 'type, method rtn.*seed 7' "$tare" quantize "$base" -o replaced.gguf --plan scheme.yaml --type Q6_K --method rtn
+want 0 'type, method rtn, sensitivity' "$tare" quantize "$base" -o replaced.gguf --plan scheme.yaml --type Q6_K --method rtn --seed 0
+want 2 'seed takes a whole number' "$tare" quantize "$base" -o no.gguf --seed 1x
+want 2 'bpw takes a number from 0.5' "$tare" quantize "$base" -o no.gguf --bpw 0
+want 0 . "$tare" quantize "$base" -o few.gguf --type Q4_K --method gptq --text held-out.txt --tokens 1024
+want 0 . "$tare" quantize "$base" -o few2.gguf --plan scheme.yaml --type Q4_K --method gptq --seed 0
+cmp -s few.gguf few2.gguf || { echo "FAIL: gptq does not take a recipe's tokens as it takes --tokens"; bad=1; }
+
+# statistics that are not there, or of another model
+want 3 'method awq: expected a profile or calibration texts' "$tare" quantize "$base" -o no.gguf --type Q4_K --method awq
+want 0 . "$tare" calibrate "$base" -o own.gguf --text held-out.txt --dat # knows no base that it was taken from
+want 0 . "$tare" quantize "$base" -o own4.gguf --type Q4_K --profile own.gguf
+want 0 . "$tare" quantize "$base" -o narrow.gguf --type F16 --prune ffn=20% --prune-by magnitude
+want '[13]' 'is of another model: blk.*channels there' "$tare" quantize narrow.gguf -o no.gguf --type Q4_K --profile own.gguf
+
+# a layer of a name that no model has is none
+sed 's/blk\.1\.ffn_down\.weight/blk.1000000000.wei.gt/' "$base" >foreign.gguf
+want '[13]' . timeout 60 "$tare" quantize foreign.gguf -o no.gguf --type Q4_K --method gptq --text held-out.txt
 
 # a gate that the cache breaks: one line, status 1, no file of that name
 cat >recipe.yaml <<'END'
