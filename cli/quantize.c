@@ -26,7 +26,6 @@
 enum {
     SAMPLE_ROWS = 256,
     CONTEXT = 512,
-    MODEL_BYTES = 64 << 20, /* activations, cache and logits of a run */
     BYTES_PER_COLUMN = 16, /* of text: a token or more */
     WHOLE_BYTES = 256 << 20 /* of a base that gptq may load whole for its profile: no more than its Hessians take */
 };
@@ -129,26 +128,6 @@ static int show_bytes(void *context, const struct quantise_progress *p)
     return 0;
 }
 
-/* With --memory: do models of so many bytes fit beside what is resident? */
-static enum err check_memory(struct job *j, const char *what, uint64_t bytes)
-{
-    const uint64_t memory = (uint64_t)j->call->common.memory_bytes, needed = resident_now() + bytes + MODEL_BYTES;
-    if (memory == 0 || needed <= memory)
-        return ERR_NONE;
-    return fault_set(&j->fault, ERR_ARGUMENT, "memory: %.0f MiB is too little to %s, at least %.0f MiB is needed",
-                     (double)memory / 1048576, what, (double)needed / 1048576 + 1);
-}
-
-/* What the program and its plugins took before any work is the least of all. */
-static int check_start(struct job *j)
-{
-    const uint64_t memory = (uint64_t)j->call->common.memory_bytes, peak = resident_peak();
-    if (memory == 0 || peak <= memory)
-        return CLI_DONE;
-    return cli_fail(j->call, CLI_USAGE, NULL, "--memory", "%.0f MiB is too little, at least %.0f MiB is needed",
-                    (double)memory / 1048576, (double)peak / 1048576 + 1);
-}
-
 /* Does gptq alone weigh every tensor by its own moments, from as much text as the widest input asks for? */
 static bool needs_no_profile(const struct job *j)
 {
@@ -185,10 +164,11 @@ static int take_profile(struct job *j)
     struct progress progress;
     const uint64_t memory = (uint64_t)j->call->common.memory_bytes;
     const uint64_t layer = layer_stream_bytes(j->base, j->recipe.context ? j->recipe.context : CONTEXT);
-    const bool is_streamed = memory ? memory < resident_now() + gguf_bytes(j->base) + MODEL_BYTES && layer < gguf_bytes(j->base)
+    const bool is_tight = memory < resident_now() + gguf_bytes(j->base) + QUANTIZE_MODEL_BYTES;
+    const bool is_streamed = memory ? is_tight && layer < gguf_bytes(j->base)
                                     : (j->recipe.method == RECIPE_GPTQ || j->recipe.method == RECIPE_GPTQ_AWQ) &&
                                           gguf_bytes(j->base) > WHOLE_BYTES;
-    if ((e = check_memory(j, "calibrate", is_streamed ? layer : gguf_bytes(j->base))))
+    if ((e = quantize_check_memory(j->call, "calibrate", is_streamed ? layer : gguf_bytes(j->base), &j->fault)))
         return fail(j, e);
     progress_open(&progress, j->call, "calibrate", "tokens", 0);
     const struct calibrate_options o = {
@@ -259,7 +239,8 @@ static enum err measure(struct job *j, const struct gguf *base, const struct pro
                                      &j->errors, &j->fault);
     progress_close(&progress, e == ERR_NONE);
     end_stage(j, "measure");
-    if (e || !j->recipe.is_left_out || (e = check_memory(j, "leave one out", 2 * gguf_bytes(base))))
+    if (e || !j->recipe.is_left_out ||
+        (e = quantize_check_memory(j->call, "leave one out", 2 * gguf_bytes(base), &j->fault)))
         return e;
     const struct sensitivity_options o = {.base_path = gguf_path(base),
                                           .base_sha256 = j->base_sha256,
@@ -281,7 +262,7 @@ static enum err measure(struct job *j, const struct gguf *base, const struct pro
 static int rotate(struct job *j)
 {
     char reason[GGUF_REASON_BYTES] = "";
-    enum err e = check_memory(j, "rotate", rotate_bytes(j->base));
+    enum err e = quantize_check_memory(j->call, "rotate", rotate_bytes(j->base), &j->fault);
     if (e)
         return fail(j, e);
     const int status = rotated_make(j->call, j->engine, j->base, j->settings->out, &j->recipe, j->rotated_path);
@@ -407,7 +388,8 @@ static int derive(struct job *j)
     const struct quantize_settings *s = j->settings;
     struct quantise_result r = {0};
     struct progress progress;
-    if (j->eval_texts.count && check_memory(j, "evaluate", gguf_bytes(j->base) + j->plan->variant_bytes))
+    if (j->eval_texts.count &&
+        quantize_check_memory(j->call, "evaluate", gguf_bytes(j->base) + j->plan->variant_bytes, &j->fault))
         return fail(j, ERR_ARGUMENT);
     progress_open(&progress, j->call, "quantise", "bytes", 0);
     const struct quantise_options o = {.base_path = j->base_path,
@@ -467,7 +449,7 @@ static int quantize(struct cli_call *call)
         status = fail(j, e);
         goto out;
     }
-    if ((status = cli_engine_open(call, &j->engine)) != CLI_DONE || (status = check_start(j)) != CLI_DONE ||
+    if ((status = cli_engine_open(call, &j->engine)) != CLI_DONE || (status = quantize_check_start(call)) != CLI_DONE ||
         (status = texts_fit(call, &j->texts, tokens_of(j), j->recipe.seed)) != CLI_DONE ||
         (status = quantize_check_pruning(call, &j->recipe, j->base, j->texts.count > 0)) != CLI_DONE ||
         (status = quantize_check_base(call, &j->recipe, j->base, j->engine, j->texts.count > 0, &j->is_finite)) != CLI_DONE)

@@ -2,6 +2,25 @@
 
 #include "compress/finite.h"
 #include "compress/prune_choose.h"
+#include "compress/resident.h"
+
+enum err quantize_check_memory(const struct cli_call *call, const char *what, uint64_t bytes, struct fault *f)
+{
+    const uint64_t memory = (uint64_t)call->common.memory_bytes, needed = resident_now() + bytes + QUANTIZE_MODEL_BYTES;
+    if (memory == 0 || needed <= memory)
+        return ERR_NONE;
+    return fault_set(f, ERR_ARGUMENT, "memory: %.0f MiB is too little to %s, at least %.0f MiB is needed",
+                     (double)memory / 1048576, what, (double)needed / 1048576 + 1);
+}
+
+int quantize_check_start(struct cli_call *call)
+{
+    const uint64_t memory = (uint64_t)call->common.memory_bytes, peak = resident_peak();
+    if (memory == 0 || peak <= memory)
+        return CLI_DONE;
+    return cli_fail(call, CLI_USAGE, NULL, "--memory", "%.0f MiB is too little, at least %.0f MiB is needed",
+                    (double)memory / 1048576, (double)peak / 1048576 + 1);
+}
 
 static int done(struct cli_call *call, enum err e, const struct fault *f)
 {
