@@ -173,7 +173,7 @@ static void of_itself(void)
 static void of_nan(void)
 {
     struct model *broken = open_scaled(NAN);
-    const struct eval_options options = {.context = CONTEXT, .windows = 1};
+    const struct eval_options options = {.context = CONTEXT / 4, .windows = 1};
     for (int is_base = 0; is_base < 2; is_base++) {
         struct eval_result r;
         CU_ASSERT_EQUAL_FATAL(eval_text(is_base ? model : broken, is_base ? broken : model, tokenizer, text, text_bytes,
