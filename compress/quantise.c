@@ -10,6 +10,7 @@
 #include "compress/claim.h"
 #include "compress/digest.h"
 #include "compress/finite.h"
+#include "compress/layer_stream.h"
 #include "compress/quantise_work.h"
 #include "protocol/hex.h"
 
@@ -393,7 +394,8 @@ enum err quantise_run(const struct quantise_options *options, struct quantise_re
         if ((e = take_tensor(&w, i)))
             goto out;
     }
-    r.tensors_resumed = done;
+    for (uint32_t i = 0; i < w.plan->tensors; i++) /* of layers that were done, the last ones may not be in the file yet */
+        r.tensors_resumed += i < done || (w.source && layer_stream_layer(w.plan->tensor[i].name) < w.counted);
     e = finish(&w, &r);
     if (w.plan->prune && (!e || e == ERR_GATE))
         prune_file_discard(options->out_path);

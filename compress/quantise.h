@@ -69,7 +69,7 @@ struct quantise_result {
     char base_sha256[65];
     uint64_t bytes;
     double seconds;
-    uint32_t tensors_resumed; /* taken over from an earlier, interrupted run */
+    uint32_t tensors_resumed; /* taken over from an earlier, interrupted run, which their errors were part of */
     uint32_t tensors;
     struct quantise_tensor *tensor; /* [tensors]; quantise_result_close releases it */
 };

@@ -102,7 +102,7 @@ static void put_head(const struct report *r, FILE *to)
         fprintf(to, " of %.1f MiB allowed", (double)r->memory_bytes / 1048576);
     fputc('\n', to);
     if (r->result && r->result->tensors_resumed)
-        fprintf(to, "- %u tensors were taken over from an interrupted run\n", r->result->tensors_resumed);
+        fprintf(to, "- %u tensors were taken over from an interrupted run; their errors were its report's\n", r->result->tensors_resumed);
     fputs("- wall time:", to);
     for (uint32_t i = 0; i < r->stages; i++)
         fprintf(to, "%s %s %.2f s", i ? "," : "", r->stage[i].name, r->stage[i].seconds);
