@@ -5,16 +5,10 @@
 #include <string.h>
 
 #include "compress/tiles.h"
+#include "compress/wide.h"
 #include "hal/block.h"
 
 enum { TILE = 128, HALF_TILE = 192, PASSES = 3 };
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&  \
-    !defined(__SANITIZE_THREAD__)
-#define WIDE __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
-#else
-#define WIDE
-#endif
 
 enum err gptq_rows_open(uint32_t type, const float *w, uint32_t rows, uint32_t cols,
                         struct gptq_basis *b, uint8_t *blocks, struct gptq_rows **out)

@@ -6,16 +6,9 @@
 
 #include "compress/parallel.h"
 #include "compress/tiles.h"
+#include "compress/wide.h"
 
 enum { TOKENS_AT_ONCE = 256, PANEL = 32, CHUNK = 1024 }; /* CHUNK: of the long axis, so that a panel stays in cache */
-
-/* One source, compiled for each width of vector; lanes are independent sums, so results are equal. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&  \
-    !defined(__SANITIZE_THREAD__)
-#define WIDE __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
-#else
-#define WIDE
-#endif
 
 uint64_t hessian_bytes(uint32_t cols)
 {

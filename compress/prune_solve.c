@@ -7,16 +7,9 @@
 #include "compress/parallel.h"
 #include "compress/tiles.h"
 #include "compress/triangle.h"
+#include "compress/wide.h"
 
 enum { SAMPLE_ROWS = 64, SIDES_LEAST = 8, CHUNK = 512 }; /* CHUNK: columns of all sides that stay in cache */
-
-/* One source, compiled for each width of vector; lanes are independent sums, so results are equal. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&  \
-    !defined(__SANITIZE_THREAD__)
-#define WIDE __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
-#else
-#define WIDE
-#endif
 
 static const double damps[] = {0.0003, 0.003, 0.03, 0.3};
 static const double damp_greedy = 0.01;

@@ -1,16 +1,9 @@
 #include "compress/triangle.h"
 
 #include "compress/tiles.h"
+#include "compress/wide.h"
 
 enum { PANEL = 32, CHUNK = 1024 }; /* CHUNK: of the long axis, so that a panel of R stays in cache */
-
-/* One source, compiled for each width of vector; lanes are sides, so results are equal. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&  \
-    !defined(__SANITIZE_THREAD__)
-#define WIDE __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
-#else
-#define WIDE
-#endif
 
 void triangle_mirror(double *r, uint32_t n)
 {
