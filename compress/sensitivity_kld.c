@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEPT = 256, HEAD_ROWS = 16 };
+enum { KEPT = 256, HEAD_ROWS = 16, WORST_NATS = 16 };
 
 struct kept {
     float log_p;
@@ -96,7 +96,7 @@ static void compare(void *context, uint32_t position, const float *logits, uint3
     const double q_rest = 1 - q_sum;
     if (p_rest > 1e-9 && q_rest > 1e-9)
         kld += p_rest * log(p_rest / q_rest);
-    c->sum += kld > 0 ? kld : 0;
+    c->sum += isnan(kld) ? WORST_NATS : kld > 0 ? kld : 0; /* what breaks the model must not look harmless */
 }
 
 static enum err run(struct model *m, const struct calibrate_windows *w, visit *each, void *context)
