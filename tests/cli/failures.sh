@@ -2,24 +2,13 @@
 # failures.sh TARE MODEL TEXT: a run that fails says which file and why in one line, with the right status, and leaves
 # nothing but what the next run goes on with.
 set -u
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 tare=$1 model=$2 text=$3
 scratch=$(mktemp -d)
 mounted=
 trap '[ -z "$mounted" ] || umount "$scratch/disk"; rm -rf "$scratch"' EXIT
 cd "$scratch" || exit 1
-bad=0
-fail() { echo "FAIL: $*"; bad=1; }
-
-# want STATUS PATTERN COMMAND...: the exit status, and one line of error that has the pattern
-want() {
-    local status=$1 pattern=$2
-    shift 2
-    "$@" >out 2>err </dev/null
-    local got=$?
-    if [ $got -ne "$status" ] || ! grep -qE -- "$pattern" err || [ "$(wc -l <err)" -ne 1 ]; then
-        fail "$* ends with $got, expected $status and /$pattern/: $(head -3 err)"
-    fi
-}
+. "$here/want.sh"
 left() { [ -z "$(ls -A | grep -E '^(o\.|\.part)')" ] || { fail "$1 leaves $(ls -A | grep -E '^(o\.|\.part)' | tr '\n' ' ')"; rm -rf o.*; }; }
 
 cp "$model" base.gguf

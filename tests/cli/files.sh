@@ -1,24 +1,13 @@
 #!/usr/bin/env bash
 # files.sh TARE MODEL TEXT: what a run writes is its own: no second run, no special file, none of its inputs.
 set -u
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 tare=$1 model=$2 text=$3
 scratch=$(mktemp -d)
 running=()
 trap '[ ${#running[@]} -eq 0 ] || kill -9 "${running[@]}" 2>/dev/null; rm -rf "$scratch"' EXIT
 cd "$scratch" || exit 1
-bad=0
-fail() { echo "FAIL: $*"; bad=1; }
-
-# want STATUS PATTERN COMMAND...: the exit status, and one line of error that has the pattern
-want() {
-    local status=$1 pattern=$2
-    shift 2
-    "$@" >out 2>err </dev/null
-    local got=$?
-    if [ $got -ne "$status" ] || ! grep -qE -- "$pattern" err || [ "$(wc -l <err)" -ne 1 ]; then
-        fail "$* ends with $got, expected $status and /$pattern/: $(head -3 err)"
-    fi
-}
+. "$here/want.sh"
 digest() { sha256sum <"$1" | cut -d' ' -f1; }
 clean() { rm -f o.gguf* err out; }
 

@@ -2,23 +2,14 @@
 # gates.sh TARE MODEL TEXTS: a gate fails loudly: NaN keeps none, what cannot be measured is said before the work, and
 # what is bad about the options or the base leaves nothing behind.
 set -u
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 tare=$1 model=$2 texts=$3
 [ -r "$model" ] || { echo "skipped: $model is absent"; exit 77; }
 texts=$(realpath "$texts") model=$(realpath "$model") tare=$(realpath "$tare")
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch" || exit 1
-bad=0
-fail() { echo "FAIL: $*"; bad=1; }
-# want STATUS PATTERN COMMAND...: the status, and one line of that form on standard error
-want() {
-    local status=$1 pattern=$2
-    shift 2
-    "$@" >out 2>err
-    local got=$?
-    [ $got -eq "$status" ] || fail "status $got, not $status: ${*:2}: $(cat err)"
-    [ "$(wc -l <err)" -eq 1 ] && grep -qE "$pattern" err || fail "expected one line '$pattern': ${*:2}: $(cat err)"
-}
+. "$here/want.sh"
 bytes=$(stat -c %s "$model")
 head -c 6000 "$texts/en/heldout.txt" >held.txt
 # The last 2048 weights are NaN.

@@ -18,7 +18,8 @@ check "the first stage was one device" is "$SCRATCH/rollout.json" '.stages[0].de
 digest=$(jq -r '.devices[0].variant' "$SCRATCH/rollout.json")
 
 # the same bytes come out of the command
-"$BIN/tare" quantize "$SCRATCH/base.gguf" -o "$SCRATCH/own.gguf" --plan "$SCRATCH/recipe.yaml" --quiet >/dev/null
+"$BIN/tare" quantize "$SCRATCH/base.gguf" -o "$SCRATCH/own.gguf" --plan "$SCRATCH/recipe.yaml" \
+    --eval-text "$SCRATCH/gate.txt" --quiet >/dev/null
 check "tare quantize derives the same file" [ "$(sha256sum <"$SCRATCH/own.gguf" | cut -d' ' -f1)" = "$digest" ]
 for name in "${FLEET_AGENTS[@]}"; do
     check "$name holds that file" [ "$(sha256sum <"$SCRATCH/$name/variants/$digest.gguf" | cut -d' ' -f1)" = "$digest" ]
