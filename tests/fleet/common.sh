@@ -42,8 +42,12 @@ conclude() {
         [ $status -ne 0 ] || status=1
     fi
     fleet_close
-    grep -hE 'ERROR: (Address|Thread)|runtime error:' "$SCRATCH"/*.log && status=1
     local log
+    for log in $(grep -lE 'ERROR: (Address|Thread)|runtime error:' "$SCRATCH"/*.log); do
+        say "$(basename "$log"):"
+        sed -nE '/ERROR: (Address|Thread)/,/SUMMARY/p; /runtime error:/p' "$log" | head -n 80
+        status=1
+    done
     for log in $(grep -lE 'ERROR: Leak' "$SCRATCH"/*.log); do
         # On a busy machine the leak checker may fail to read a thread, and says so: what that thread holds looks lost.
         # A report without one frame of ours is shown only: what threads of libraries hold when a program is told to end
