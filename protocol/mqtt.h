@@ -16,6 +16,7 @@ enum {
     ANSWER_MS = 60 * 1000, /* a publish without an answer while connected */
     DISCONNECT_MS = 5000,
     DESTROY_S = 10,
+    THREADS_MS = 5000, /* for its threads to end after that */
     RING_BYTES = 2 * 1024 * 1024
 };
 

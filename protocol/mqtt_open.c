@@ -1,6 +1,7 @@
 /* mqtt_open.c: opening and closing the MQTT transport. */
 #include "protocol/mqtt.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -12,6 +13,38 @@
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
+
+static bool is_paho_thread(const char *id)
+{
+    static const char name[] = "MQTTAsync_"; /* send, rcv: its threads name themselves */
+    char path[64], text[32] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%.20s/comm", id);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return false;
+    const bool is_read = fgets(text, sizeof text, f) != NULL;
+    fclose(f);
+    return is_read && strncmp(text, name, sizeof name - 1) == 0;
+}
+
+static bool has_paho_threads(void)
+{
+    bool has = false;
+    DIR *tasks = opendir("/proc/self/task");
+    for (struct dirent *d; tasks && (d = readdir(tasks));)
+        has = has || is_paho_thread(d->d_name);
+    if (tasks)
+        closedir(tasks);
+    return has;
+}
+
+/* Paho calls its threads stopped a little before they are. What OpenSSL does at a thread's end must be over before what
+ * it does at the process's: both free the same. */
+static void await_paho_threads(void)
+{
+    for (int i = 0; i < THREADS_MS / 5 && has_paho_threads(); i++)
+        usleep(5 * 1000);
+}
 
 static void *destroy(void *client)
 {
@@ -33,12 +66,15 @@ static bool destroy_client(struct mqtt *m)
             usleep(10 * 1000);
     if (pthread_create(&thread, NULL, destroy, m->client) != 0) {
         destroy(m->client);
+        await_paho_threads();
         return true;
     }
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += DESTROY_S;
-    if (pthread_timedjoin_np(thread, NULL, &until) == 0)
+    if (pthread_timedjoin_np(thread, NULL, &until) == 0) {
+        await_paho_threads();
         return true;
+    }
     pthread_detach(thread);
     return false;
 }
