@@ -1,17 +1,16 @@
 #include "compress/layer_stream.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "compress/larger.h"
 #include "compress/plan.h"
+#include "compress/unnamed.h"
 #include "hal/block.h"
 
-enum { PATH_BYTES = 4096, LOAD_BYTES = 8 << 20 }; /* of a layer that are loaded between two drops */
+enum { LOAD_BYTES = 8 << 20 }; /* of a layer that are loaded between two drops */
 
 struct layer_stream {
     struct layer_stream_options options;
@@ -56,21 +55,16 @@ uint64_t layer_stream_bytes(const struct gguf *g, uint32_t context)
 
 enum err layer_stream_open(const struct layer_stream_options *options, struct layer_stream **out, struct fault *f)
 {
-    char path[PATH_BYTES];
     struct layer_stream *s = calloc(1, sizeof *s);
     if (!s)
         return ERR_MEMORY;
     s->options = *options;
-    s->fd = -1;
-    if (snprintf(path, sizeof path, "%s.XXXXXX", options->beside) < PATH_BYTES)
-        s->fd = mkostemp(path, O_CLOEXEC);
-    if (s->fd < 0) {
+    const enum err e = unnamed_open(options->beside, &s->fd, f);
+    if (e)
         free(s);
-        return fault_set(f, ERR_IO, "%.200s.XXXXXX: %s", options->beside, strerror(errno));
-    }
-    unlink(path);
-    *out = s;
-    return ERR_NONE;
+    else
+        *out = s;
+    return e;
 }
 
 void layer_stream_close(struct layer_stream *s)
@@ -103,21 +97,6 @@ static void on_load(void *context, uint64_t done, uint64_t total)
     }
 }
 
-/* All of the window's rows; a file that ends too soon is an error. */
-static enum err move(const struct layer_stream *s, uint32_t window, size_t bytes, bool is_out)
-{
-    char *at = (char *)s->row;
-    const off_t start = (off_t)((uint64_t)window * bytes);
-    for (size_t done = 0; done < bytes;) {
-        const ssize_t n = is_out ? pwrite(s->fd, at + done, bytes - done, start + (off_t)done)
-                                 : pread(s->fd, at + done, bytes - done, start + (off_t)done);
-        if (n <= 0)
-            return ERR_IO;
-        done += (size_t)n;
-    }
-    return ERR_NONE;
-}
-
 static enum err run_window(struct layer_stream *s, struct model *m, uint32_t i, bool is_kept)
 {
     const struct calibrate_windows *w = s->options.windows;
@@ -125,12 +104,12 @@ static enum err run_window(struct layer_stream *s, struct model *m, uint32_t i, 
     enum err e = ERR_NONE;
     if (s->at == 0) {
         e = calibrate_windows_step(w, i, m);
-    } else if (!(e = move(s, i, bytes, false))) {
+    } else if (!(e = unnamed_read(s->fd, i * (uint64_t)bytes, s->row, bytes))) {
         (void)model_truncate(m, 0, 0);
         e = model_step_stream(m, 0, w->context, s->row);
     }
     if (!e && is_kept && !(e = model_hidden(m, s->row)))
-        e = move(s, i, bytes, true);
+        e = unnamed_write(s->fd, i * (uint64_t)bytes, s->row, bytes);
     return e;
 }
 

@@ -1,16 +1,12 @@
 #include "compress/prune_aim.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "compress/layer_stream.h"
+#include "compress/unnamed.h"
 #include "model/model.h"
-
-enum { PATH_BYTES = 4096 };
 
 struct prune_aim {
     struct prune_aim_options options;
@@ -35,17 +31,6 @@ static int show(void *context, uint32_t windows, uint32_t of)
     return o->progress ? o->progress(o->context, windows, of) : 0;
 }
 
-static enum err open_file(struct prune_aim *a, struct fault *f)
-{
-    char path[PATH_BYTES];
-    if (snprintf(path, sizeof path, "%s.XXXXXX", a->options.beside) < PATH_BYTES)
-        a->fd = mkostemp(path, O_CLOEXEC);
-    if (a->fd < 0)
-        return fault_set(f, ERR_IO, "%.200s.XXXXXX: %s", a->options.beside, strerror(errno));
-    unlink(path);
-    return ERR_NONE;
-}
-
 enum err prune_aim_open(const struct prune_aim_options *options, struct prune_aim **out, struct fault *f)
 {
     char reason[GGUF_REASON_BYTES] = "";
@@ -66,7 +51,7 @@ enum err prune_aim_open(const struct prune_aim_options *options, struct prune_ai
         const struct layer_stream_options stream = {.g = a->gguf, .engine = options->engine,
                                                     .windows = options->windows, .beside = options->beside,
                                                     .drop = drop, .progress = show, .context = a};
-        e = open_file(a, f);
+        e = unnamed_open(options->beside, &a->fd, f);
         if (!e)
             e = layer_stream_open(&stream, &a->stream, f);
     }
@@ -93,10 +78,10 @@ uint32_t prune_aim_width(const struct prune_aim *a)
     return a->width;
 }
 
-static off_t place_of(const struct prune_aim *a, uint32_t window, uint32_t place)
+static uint64_t place_of(const struct prune_aim *a, uint32_t window, uint32_t place)
 {
     const uint64_t one = (uint64_t)a->options.windows->context * a->width * sizeof(float);
-    return (off_t)(((uint64_t)window * PRUNE_AIM_PLACES + place) * one);
+    return ((uint64_t)window * PRUNE_AIM_PLACES + place) * one;
 }
 
 static void on_window(void *context, uint32_t window)
@@ -113,18 +98,13 @@ static void keep(void *context, const char *tensor, const float *x, uint32_t row
 {
     struct prune_aim *a = context;
     const bool is_layer = strstr(tensor, ".ffn_down.") != NULL;
-    const size_t bytes = (size_t)rows * cols * sizeof *x;
-    off_t at = place_of(a, a->window, is_layer ? PRUNE_AIM_LAYER : PRUNE_AIM_ATTENTION);
+    const uint64_t at = place_of(a, a->window, is_layer ? PRUNE_AIM_LAYER : PRUNE_AIM_ATTENTION);
     if (!is_layer && layer_stream_at(a->stream) != a->first)
         return;
     if (rows != a->options.windows->context || cols != a->width)
         a->error = ERR_UNSUPPORTED;
-    for (size_t done = 0; !a->error && done < bytes;) {
-        const ssize_t n = pwrite(a->fd, (const char *)x + done, bytes - done, at + (off_t)done);
-        if (n <= 0)
-            a->error = ERR_IO;
-        done += n > 0 ? (size_t)n : 0;
-    }
+    if (!a->error)
+        a->error = unnamed_write(a->fd, at, x, (size_t)rows * cols * sizeof *x);
 }
 
 enum err prune_aim_advance(struct prune_aim *a, uint32_t until, struct fault *f)
@@ -139,13 +119,6 @@ enum err prune_aim_advance(struct prune_aim *a, uint32_t until, struct fault *f)
 
 enum err prune_aim_get(const struct prune_aim *a, uint32_t window, enum prune_aim_place place, float *out)
 {
-    const size_t bytes = (size_t)a->options.windows->context * a->width * sizeof *out;
-    const off_t at = place_of(a, window, place);
-    for (size_t done = 0; done < bytes;) {
-        const ssize_t n = pread(a->fd, (char *)out + done, bytes - done, at + (off_t)done);
-        if (n <= 0)
-            return ERR_IO;
-        done += (size_t)n;
-    }
-    return ERR_NONE;
+    return unnamed_read(a->fd, place_of(a, window, place), out,
+                        (size_t)a->options.windows->context * a->width * sizeof *out);
 }
